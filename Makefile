@@ -28,6 +28,7 @@ $(RUN): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,train,test,check]'
+	$(BIN)/python -m pip install --quiet --no-deps pyfluidsynth
 	@touch $@ $(RUN)
 
 demo: $(RUN)

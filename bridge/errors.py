@@ -7,8 +7,8 @@
     │   └── AudioWriteError    an audio file cannot be written (disk full, read-only folder)
     ├── SessionFormatError     a DAW session cannot be read, or must not be edited
     │   └── SessionWriteError  a DAW session cannot be written
-    └── JobError               a job was refused or failed
-        └── JobCancelled       the user cancelled it
+    └── JobError               a job was refused
+        └── JobFailed          a job failed on the way
 
 ``str(error)`` is one line for a musician: what is wrong, in which file, and what to do.
 ``exit_code`` tells the command line whose turn it is: 2 where the request or its input has to
@@ -52,12 +52,12 @@ class SessionWriteError(SessionFormatError):
 
 
 class JobError(BridgeError):
-    """A job was refused or failed."""
+    """A job was refused."""
 
     exit_code = 2
 
 
-class JobCancelled(JobError):
-    """The user cancelled a job."""
+class JobFailed(JobError):
+    """A job failed on the way."""
 
-    exit_code = 130
+    exit_code = 1
