@@ -1,0 +1,269 @@
+"""The registry: names and paths to models, the cards' checks, and the shipped model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models import registry
+from models.cards import ModelCard, read_card, write_card
+from models.checkpoints import save_checkpoint
+from models.demucs import Demucs, DemucsConfig
+from models.errors import CheckpointError, ModelError, UnknownModel
+
+CONFIG = DemucsConfig(channels=4, depth=2, resample=False, segment_frames=4000)
+STEMS = ("drums", "bass", "other", "vocals")
+
+
+def make_model(folder: Path, name: str = "mine") -> ModelCard:
+    torch.manual_seed(0)
+    card = ModelCard(
+        name=name,
+        architecture="demucs",
+        config=CONFIG.to_dict(),
+        stems=CONFIG.sources,
+        sample_rate_hz=CONFIG.sample_rate_hz,
+        audio_channels=2,
+        segment_frames=CONFIG.segment_frames,
+        weights_path=folder / f"{name}.safetensors",
+        weights_sha256="0" * 64,
+        weights_dtype="float32",
+        licence="CC0-1.0",
+        description="for a test",
+        scores={"unseen": {"model": {"drums": {"median": 1.5}}}},
+        not_good_for=("anything",),
+    )
+    return save_checkpoint(card, Demucs(CONFIG).state_dict(), folder)
+
+
+def change(card: ModelCard, **changes: Any) -> Path:
+    """Edit a card's file; a value of ``...`` removes the field, dots reach inside."""
+    path = card.weights_path.with_suffix(".json")
+    values = json.loads(path.read_text())
+    for key, value in changes.items():
+        inside = values
+        *outer, last = key.split("__")
+        for part in outer:
+            inside = inside[part]
+        inside[last] = value
+        if value is ...:
+            del inside[last]
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_card_round_trip(tmp_path: Path) -> None:
+    card = make_model(tmp_path)
+    path = tmp_path / "mine.json"
+    assert read_card(path) == card
+    content = path.read_text()
+    write_card(read_card(path), path)
+    assert path.read_text() == content
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.json", "mine.safetensors"]
+
+
+def test_models_are_found_by_name_path_and_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = make_model(tmp_path / "own folder")
+    folder = tmp_path / "own folder"
+    for path in (folder / "mine.json", folder / "mine.safetensors", folder):
+        assert registry.find(path) == card
+        assert registry.find(str(path)) == card
+    monkeypatch.setenv(registry.FOLDERS_VARIABLE, f"{tmp_path / 'absent'}:{folder}")
+    assert registry.find("mine") == card
+    assert card in registry.list_models()
+
+
+def test_a_loaded_model_separates(tmp_path: Path) -> None:
+    card = make_model(tmp_path)
+    bundle = registry.load(tmp_path)
+    assert bundle.card == card
+    assert not bundle.network.training
+    torch.manual_seed(0)
+    network = Demucs(CONFIG)
+    mixture = torch.randn(2, 2, 1234)
+    stems = bundle.separate_segment(mixture)
+    assert stems.shape == (2, 4, 2, 1234)
+    assert not stems.requires_grad
+    torch.testing.assert_close(stems, network(mixture).detach(), rtol=0, atol=1e-6)
+
+
+def test_unknown_names_are_answered_with_the_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(tmp_path)
+    monkeypatch.setenv(registry.FOLDERS_VARIABLE, str(tmp_path))
+    with pytest.raises(UnknownModel, match=r"'yours'.*known: .*mine") as caught:
+        registry.load("yours")
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_device_is_one_line(tmp_path: Path) -> None:
+    make_model(tmp_path)
+    for device in ("nonsense", "cuda:99"):
+        with pytest.raises(ModelError, match="cannot be used") as caught:
+            registry.load(tmp_path, device)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.th", "model.pt", "model.onnx"])
+def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(CheckpointError, match="not a model"):
+        registry.find(tmp_path / name)
+
+
+def test_weights_need_their_card(tmp_path: Path) -> None:
+    make_model(tmp_path, "mine")
+    (tmp_path / "copy.safetensors").write_bytes((tmp_path / "mine.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match=r"copy\.json is missing"):
+        registry.find(tmp_path / "copy.safetensors")
+    (tmp_path / "copy.json").write_bytes((tmp_path / "mine.json").read_bytes())
+    with pytest.raises(CheckpointError, match=r"describes mine\.safetensors"):
+        registry.find(tmp_path / "copy.safetensors")
+    with pytest.raises(CheckpointError, match="2 model cards"):
+        registry.find(tmp_path)
+
+
+def test_broken_and_doubled_cards_do_not_stop_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, twin = tmp_path / "good", tmp_path / "twin"
+    card = make_model(good)
+    make_model(twin)
+    (good / "broken.json").write_text("{")
+    monkeypatch.setenv(registry.FOLDERS_VARIABLE, f"{good}:{twin}")
+    with caplog.at_level(logging.WARNING):
+        listed = registry.list_models()
+    assert [found for found in listed if found.name == "mine"] == [card]
+    assert "broken.json" in caplog.text
+    assert "already called mine" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "newer stembridge"),
+        ({"format": ...}, "format None"),
+        ({"weights": ...}, "names no weights"),
+        ({"weights": "x.safetensors"}, "weights must be a dict"),
+        ({"weights__file": "../x.safetensors"}, "weights.file"),
+        ({"weights__file": "/etc/x.safetensors"}, "weights.file"),
+        ({"weights__file": "mine.th"}, "weights.file"),
+        ({"weights__sha256": "abc"}, "weights.sha256"),
+        ({"weights__dtype": "bfloat16"}, "weights.dtype"),
+        ({"name": "../up"}, "name"),
+        ({"name": ...}, "name is missing"),
+        ({"stems": []}, "stems"),
+        ({"stems": ["a", "a"]}, "stems"),
+        ({"stems": ["a/b", "c"]}, "stems"),
+        ({"stems": [1, 2]}, "stems"),
+        ({"sample_rate_hz": 44100.5}, "sample_rate_hz"),
+        ({"sample_rate_hz": True}, "sample_rate_hz"),
+        ({"audio_channels": 0}, "audio_channels"),
+        ({"segment_frames": 10**12}, "segment_frames"),
+        ({"config": [1]}, "config"),
+        ({"licence": None}, "licence is missing"),
+        ({"scores": {"drums": float("nan")}}, "finite"),
+        ({"scores": {"drums": [float("inf")]}}, "finite"),
+    ],
+)
+def test_card_refuses(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = change(make_model(tmp_path), **changes)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_card(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"\xff\xfe\x00", b"null", b"[" * 100_000, b"{" + b" " * 2_000_000 + b"}"],
+)
+def test_not_a_card(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "card.json"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        read_card(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_card(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No such file"):
+        read_card(tmp_path / "card.json")
+
+
+def test_listing_does_not_import_torch() -> None:
+    program = (
+        "import sys; from models import registry; registry.list_models();"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_users_model_does_not_take_the_place_of_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped, users = tmp_path / "shipped", tmp_path / "users"
+    card = make_model(shipped)
+    make_model(users)
+    monkeypatch.setattr(registry, "SHIPPED_FOLDER", shipped)
+    monkeypatch.setenv(registry.FOLDERS_VARIABLE, str(users))
+    assert registry.find("mine") == card
+    assert registry.find(users) != card
+
+
+class TestShipped:
+    """The model in the repository."""
+
+    card = next((c for c in registry.list_models() if c.name == registry.DEFAULT_MODEL), None)
+
+    def shipped(self) -> ModelCard:
+        assert self.card is not None, "the default model is not in models/weights"
+        return self.card
+
+    def test_files(self) -> None:
+        card = self.shipped()
+        content = card.weights_path.read_bytes()
+        assert hashlib.sha256(content).hexdigest() == card.weights_sha256
+        assert len(content) <= 40e6
+
+    def test_card_tells_what_a_user_must_know(self) -> None:
+        card = self.shipped()
+        assert card.stems == STEMS
+        assert card.sample_rate_hz == 44100
+        assert card.licence == "GPL-3.0-or-later"
+        assert card.data
+        assert all(source["licence"] and source["name"] for source in card.data)
+        assert card.training["steps"] > 0
+        assert any("real singing" in line.lower() for line in card.not_good_for)
+
+    def test_recorded_scores(self) -> None:
+        """On songs of unseen instruments each stem is recorded well above what is trivial."""
+        for split in ("unseen", "valid"):
+            scores = self.shipped().scores[split]
+            for stem in STEMS:
+                trivial = max(scores[m][stem]["median"] for m in ("mixture/4", "classic"))
+                assert scores["model"][stem]["median"] >= trivial + 2
+                assert scores["oracle mask"][stem]["median"] > scores["model"][stem]["median"]
+
+    def test_loads_and_runs(self) -> None:
+        card = self.shipped()
+        bundle = registry.load(card.name)
+        torch.manual_seed(0)
+        stems = bundle.separate_segment(0.1 * torch.randn(1, 2, 22_050))
+        assert stems.shape == (1, 4, 2, 22_050)
+        assert torch.isfinite(stems).all()
+        # Every weight is in use: the network is not a stub.
+        assert float(stems.abs().mean()) > 0.001
