@@ -1,0 +1,73 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def stembridge(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., CommandResult]]:
+    """The command line, run in this process: torch is loaded only once."""
+    from bridge.cli import main
+
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> CommandResult:
+        capsys.readouterr()
+        try:
+            returncode = main([str(argument) for argument in arguments])
+        except SystemExit as end:  # argparse's own
+            returncode = int(end.code or 0)
+        captured = capsys.readouterr()
+        return CommandResult(returncode, captured.out, captured.err)
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The card of a small random waveform Demucs: a real checkpoint that is quick to run."""
+    return random_model(tmp_path_factory.mktemp("model"), channels=4, depth=4, lstm_layers=1)
+
+
+def random_model(folder: Path, **shape: int) -> Path:
+    """Save a waveform Demucs with random weights and return its card."""
+    import torch
+
+    from models.cards import ModelCard
+    from models.checkpoints import save_checkpoint
+    from models.demucs import Demucs, DemucsConfig
+
+    config = DemucsConfig(resample=False, segment_frames=44100 * 2, **shape)
+    torch.manual_seed(5)
+    card = ModelCard(
+        name="tiny",
+        architecture="demucs",
+        config=config.to_dict(),
+        stems=config.sources,
+        sample_rate_hz=config.sample_rate_hz,
+        audio_channels=config.audio_channels,
+        segment_frames=config.segment_frames,
+        weights_path=folder / "tiny.safetensors",
+        weights_sha256="",
+        weights_dtype="float32",
+        licence="GPL-3.0-or-later",
+        description="random weights for tests",
+    )
+    save_checkpoint(card, Demucs(config).state_dict(), folder)
+    return folder / "tiny.json"
