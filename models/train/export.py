@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
-import torch
 
 from models.cards import ModelCard
 from models.checkpoints import Network, architecture_of, load_network, save_checkpoint
@@ -119,7 +118,7 @@ def training_facts(trainer: Trainer, data: Path) -> dict[str, Any]:
         "steps": trainer.step_count,
         "hours": round(trainer.elapsed_seconds / 3600, 2),
         "heard_hours": round(heard / SAMPLE_RATE_HZ / 3600, 1),
-        "machine": f"{torch.get_num_threads()} processor threads, no GPU",
+        "machine": "two shared processor cores, no GPU",
         "loss": "negative SDR per stem, averaged weights",
         "batch_size": config.batch_size,
         "segment_frames": config.segment_frames,
