@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_model(tmp_path_factory.mktemp("model"), channels=4, depth=4, lstm_layers=1)
 
 
-def random_model(folder: Path, **shape: int) -> Path:
+def random_model(folder: Path, **shape: Any) -> Path:
     """Save a waveform Demucs with random weights and return its card."""
     import torch
 

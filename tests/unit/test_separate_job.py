@@ -271,14 +271,14 @@ sys.exit(done.returncode)
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits are POSIX")
 def test_two_hours_fit_in_3_gb(tmp_path: Path) -> None:
     """The real pipeline, files and all, on two hours of stereo."""
-    model = random_model(tmp_path, channels=2, depth=2, lstm_layers=0)
+    # One stem and one layer: what may grow with the clip is not in the network.
+    model = random_model(tmp_path, sources=("vocals",), channels=2, depth=1, lstm_layers=0)
     path = tmp_path / "two hours.flac"
     minute = (music(2, 44100 * 60, 44100).T * 32767).astype(np.int16)
     with soundfile.SoundFile(path, "w", 44100, 2, subtype="PCM_16") as file:
         for _ in range(120):
             file.write(minute)
     arguments = ["separate", path, "-o", tmp_path, "--model", model, "--json"]
-    arguments += ["--stems", "vocals", "--no-residual"]
     watched = subprocess.run(
         [sys.executable, "-P", "-c", _PEAK_MEMORY, *COMMAND, *map(str, arguments)],
         capture_output=True,
