@@ -114,13 +114,15 @@ def reserve(session: Session, names: Sequence[str]) -> tuple[Path, ...]:
 
 
 def release(session: Session, paths: Iterable[Path], *, delete: bool) -> None:
-    """Give reserved names back, with the files or, after a refused edit, without them."""
+    """Give reserved names back, with the files or, after a refused edit, without them.
+
+    Files that the session plays by now are kept in any case.
+    """
     with locked(session.path.parent):
         records = Records.load(session.path)
         paths = list(paths)
         if delete:
-            for path in paths:
-                path.unlink(missing_ok=True)
+            records.discard(paths)
         records.release(paths)
         records.save()
 

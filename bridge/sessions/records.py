@@ -194,6 +194,10 @@ class Records:
                 kept.append(replace(reservation, files=files))
         self.reservations = kept
 
+    def discard(self, paths: Iterable[Path]) -> None:
+        """Remove stem files, but none that a session file in the folder mentions."""
+        self._remove_files(self._relative(list(paths)))
+
     # A render's life
 
     def begin(

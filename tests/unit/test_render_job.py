@@ -207,6 +207,23 @@ def test_a_session_saved_meanwhile_is_left_alone_and_the_stems_are_kept(
     assert len(list(sessions.audio_folder(sessions.read(path)).glob("Mix – *.wav"))) == 5
 
 
+def test_an_interrupt_right_after_the_edit_keeps_what_the_session_plays(
+    session_folder: Path, tiny_model: Path, stembridge: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_place = sessions.place
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        real_place(*arguments, **options)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sessions, "place", interrupted)
+    options = ("--track", "Mix", "--in-place", "--range", "3:4", "--model", tiny_model)
+    assert stembridge("render", session_folder, *options).returncode == 130
+    session = sessions.read(session_folder)
+    assert len(session.tracks) == 7
+    assert all(source.path.exists() for clip in session.clips for source in clip.sources)
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("where", ["--in-place", "--output"])
 def test_a_cancelled_render_leaves_nothing(
