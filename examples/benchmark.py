@@ -1,6 +1,7 @@
 """Speed and memory of the main job on this machine: ``make benchmark``.
 
 Timings are ratios of runs side by side; what they are on another machine is for that to say.
+``python examples/benchmark.py 120`` also separates a clip of 120 minutes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = []
-        for minutes, options in ((1, ()), (1, ("--jobs", "2")), (1, ("--shifts", "2")), (10, ())):
+        runs: list[tuple[int, tuple[str, ...]]] = [
+            (1, ()),
+            (1, ("--jobs", "2")),
+            (1, ("--shifts", "2")),
+            (10, ()),
+            *((int(minutes), ()) for minutes in sys.argv[1:]),
+        ]
+        for minutes, options in runs:
             result, peak_bytes = separate(folder, minutes, options)
             rows.append(
                 (
@@ -41,7 +49,9 @@ def main() -> None:
                 )
             )
         print_table(("clip", "real-time factor", "peak memory", "null"), rows)
-    print_line(f"stembridge --help: {start_ratio():.1f} times an empty Python's start")
+    for start in (("-m", "bridge.cli", "--help"), ("-c", "import bridge")):
+        seconds, ratio = start_up(*start)
+        print_line(f"python {' '.join(start)}: {seconds:.2f} s, {ratio:.1f} times an empty Python")
 
 
 def separate(folder: Path, minutes: int, options: tuple[str, ...]) -> tuple[dict[str, float], int]:
@@ -61,18 +71,22 @@ def separate(folder: Path, minutes: int, options: tuple[str, ...]) -> tuple[dict
     return result, peak * (1 if sys.platform == "darwin" else 1024)
 
 
-def start_ratio() -> float:
-    """Return the time of ``stembridge --help`` over that of a Python that does nothing."""
+def start_up(*arguments: str) -> tuple[float, float]:
+    """Return the seconds of a process, and their ratio to a Python that does nothing."""
 
     def seconds(*arguments: str) -> float:
         times = []
         for _ in range(10):
             started = time.perf_counter()
-            subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
+            subprocess.run(
+                [sys.executable, "-P", *arguments], stdout=subprocess.DEVNULL, check=True
+            )
             times.append(time.perf_counter() - started)
         return min(times)
 
-    return seconds("-P", "-m", "bridge.cli", "--help") / seconds("-c", "pass")
+    empty = seconds("-c", "pass")
+    taken = seconds(*arguments)
+    return taken, taken / empty
 
 
 if __name__ == "__main__":
