@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,6 +39,26 @@ def stembridge(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Com
 
     yield run
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def as_user(tmp_path: Path) -> Iterator[None]:
+    """Give up root's rights for a test, and the test's folder to whom it then runs as."""
+    if os.name != "posix":
+        pytest.skip("file permissions of POSIX are tested")
+    if os.geteuid() != 0:
+        yield
+        return
+    nobody = 65534
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        os.chown(path, nobody, nobody)
+    for folder in tmp_path.parents[:2]:  # pytest keeps its folders to their owner
+        folder.chmod(0o711)
+    os.seteuid(nobody)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 @pytest.fixture(scope="session")

@@ -64,12 +64,12 @@ def inspect_audio(path: Path) -> AudioInfo:
     AudioFileError
         Missing, not audio, no channels, rate 0, or shorter than its header claims.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise AudioFileError(f"{path}: {what}; name an audio file")
     try:
-        info = soundfile.info(str(path))
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise AudioFileError(f"{path}: {what}; name an audio file")
         riff = read_riff_facts(path)
+        info = soundfile.info(str(path))
     except PermissionError as error:
         raise AudioFileError(f"{path}: may not be read; change its permissions") from error
     except (soundfile.LibsndfileError, OSError) as error:

@@ -28,19 +28,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Each command's module is loaded only when it runs: torch takes seconds.
         command = importlib.import_module(options.module)
         command.run(options)
-    except BridgeError as error:
-        return _complain(str(error), error.exit_code)
-    except ModelError as error:
-        return _complain(str(error), EXIT_MISUSE)
-    except KeyboardInterrupt:
-        return _complain("cancelled; nothing half-written was kept", EXIT_CANCELLED)
     except BrokenPipeError:
         # The reader of our output left early, as `| head` does.
         sys.stderr.close()
         return EXIT_FAILURE
+    except BridgeError as error:
+        line, exit_code = str(error), error.exit_code
+    except ModelError as error:
+        line, exit_code = str(error), EXIT_MISUSE
+    except KeyboardInterrupt:
+        line, exit_code = "cancelled; nothing half-written was kept", EXIT_CANCELLED
+    except OSError as error:
+        # What no room expected: a disk that went away, a folder that may not be listed.
+        place, reason = error.filename or "the system", error.strerror or str(error)
+        line, exit_code = f"{place}: {reason}; check it and run again", EXIT_FAILURE
     except MemoryError:
-        return _complain("out of memory; close other programs or use --jobs 1", EXIT_FAILURE)
-    return 0
+        line, exit_code = "out of memory; close other programs or use --jobs 1", EXIT_FAILURE
+    else:
+        return 0
+    return _complain(line, exit_code)
 
 
 def _complain(line: str, exit_code: int) -> int:

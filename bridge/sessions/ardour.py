@@ -33,7 +33,13 @@ def find_session_file(path: Path) -> Path:
     SessionFormatError
         There is none, there are several, or the file is one of Ardour's backups.
     """
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise SessionFormatError(
+            f"{path}: cannot be read ({error.strerror}); check the folder and its permissions"
+        ) from error
+    if not exists:
         raise SessionFormatError(f"{path}: does not exist; name a session folder or .ardour file")
     if not path.is_dir():
         if path.suffix != SUFFIX or not path.is_file():

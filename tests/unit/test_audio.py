@@ -155,6 +155,17 @@ def test_damaged_files_end_in_one_line_that_names_them(tmp_path: Path) -> None:
         assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_file_that_may_not_be_read(tmp_path: Path, what: str, as_user: None) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    path = write_wav(folder / "a.wav", noise(2, 100))
+    (path if what == "file" else folder).chmod(0)
+    with pytest.raises(AudioFileError, match="may not be read"):
+        inspect_audio(path)
+    folder.chmod(0o700)
+
+
 @pytest.mark.parametrize("size", [0, 0xFFFF_FFFF])
 def test_an_open_length_is_read_with_a_warning(tmp_path: Path, size: int) -> None:
     audio = noise(2, 5000)

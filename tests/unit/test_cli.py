@@ -85,6 +85,20 @@ def test_misuse_exits_2(stembridge: Command, arguments: tuple[str, ...]) -> None
     assert "Traceback" not in done.stderr
 
 
+def test_what_no_room_expected_is_one_line_too(
+    stembridge: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone() -> None:
+        raise OSError(5, "Input/output error", "/media/disk")
+
+    monkeypatch.setattr("bridge.cli.models.list_models", gone)
+    done = stembridge("models", "list")
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        "stembridge: /media/disk: Input/output error; check it and run again"
+    )
+
+
 def test_a_broken_pipe_is_quiet() -> None:
     command = f"'{sys.executable}' -P -m bridge.cli models list | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)

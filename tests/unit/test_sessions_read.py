@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -299,7 +297,9 @@ def test_paths_that_are_no_session(tmp_path: Path, what: str) -> None:
     refusal(path)
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root reads everything")
-def test_a_session_that_may_not_be_read(file: Path) -> None:
-    file.chmod(0)
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_session_that_may_not_be_read(file: Path, what: str, as_user: None) -> None:
+    path = file if what == "file" else file.parent
+    path.chmod(0)
     assert "Permission denied" in refusal(file)
+    path.chmod(0o700)
