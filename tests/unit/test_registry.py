@@ -249,17 +249,18 @@ class TestShipped:
         assert card.training["steps"] > 0
         assert any("real singing" in line.lower() for line in card.not_good_for)
 
-    def test_recorded_scores(self) -> None:
-        """Each stem is recorded well above what is trivial, and below what masks could do.
-
-        The aim is 2 dB on unseen instruments; the shipped model misses it on bass (1.8 dB).
-        """
-        for split in ("unseen", "valid"):
-            scores = self.shipped().scores[split]
-            for stem in STEMS:
-                trivial = max(scores[m][stem]["median"] for m in ("mixture/4", "classic"))
-                assert scores["model"][stem]["median"] >= trivial + 1.75
-                assert scores["oracle mask"][stem]["median"] > scores["model"][stem]["median"]
+    @pytest.mark.parametrize("split", ["unseen", "valid"])
+    @pytest.mark.parametrize("stem", STEMS)
+    def test_recorded_scores(self, split: str, stem: str, request: pytest.FixtureRequest) -> None:
+        """Each stem is recorded 2 dB above what is trivial, and below what masks could do."""
+        if (split, stem) == ("unseen", "bass"):
+            reason = "the shipped model misses the aim of 2 dB on bass: it has 1.8 dB"
+            request.applymarker(pytest.mark.xfail(reason=reason, raises=AssertionError))
+        scores = {
+            method: row[stem]["median"] for method, row in self.shipped().scores[split].items()
+        }
+        assert scores["oracle mask"] > scores["model"]
+        assert scores["model"] >= max(scores["mixture/4"], scores["classic"]) + 2
 
     def test_loads_and_runs(self) -> None:
         card = self.shipped()
