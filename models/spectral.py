@@ -18,13 +18,16 @@ it quick to train, which is why the shipped model is of this kind.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.configs import check_ranges, check_sources, check_types, from_dict, to_dict
 
 __all__ = ["SpectralConfig", "SpectralUNet"]
 
@@ -48,11 +51,9 @@ class SpectralConfig:
     segment_frames: int = 352800  # what separation should feed at a time
 
     def __post_init__(self) -> None:
-        if not self.sources or len(set(self.sources)) != len(self.sources):
-            raise ValueError(f"sources must be distinct names, not {self.sources!r}")
-        for name, value in asdict(self).items():
-            if name != "sources" and (not isinstance(value, int) or value <= 0):
-                raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+        check_types(self)
+        check_sources(self.sources)
+        check_ranges(self, {f.name: (1, math.inf) for f in fields(self) if f.name != "sources"})
         if self.depth > 8 or (self.window_frames // 2) % FREQUENCY_STRIDE**self.depth:
             raise ValueError(
                 f"half of window_frames {self.window_frames} must divide by"
@@ -63,15 +64,12 @@ class SpectralConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the config as JSON knows it; :meth:`from_dict` reads it back."""
-        return {**asdict(self), "sources": list(self.sources)}
+        return to_dict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SpectralConfig:
         """Build from :meth:`to_dict`'s result; ``ValueError`` for unknown or impossible values."""
-        try:
-            return cls(**{**values, "sources": tuple(values["sources"])})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not a spectral config: {error}") from None
+        return from_dict(cls, values)
 
 
 class ResidualBlock(nn.Module):
