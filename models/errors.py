@@ -4,7 +4,8 @@
 
     ModelError
     ├── UnknownModel      no model of that name
-    └── CheckpointError   a model's files cannot be read or trusted
+    ├── CheckpointError   a model's files cannot be read or trusted
+    └── FetchError        a model could not be downloaded (models.download)
 
 ``str(error)`` is one line for a user: what is wrong, in which file, and what to do.
 """

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from models import registry
+from models.cards import BagCard
 from models.checkpoints import Network, load_network
 from models.errors import ModelError
 from models.train.baselines import classic_stems, equal_shares, oracle_stems
@@ -112,7 +113,10 @@ def open_network(name_or_path: str) -> Network:
     """Open a registered model, a model's files, or a run's averaged weights."""
     if (Path(name_or_path) / STATE_FILE).is_file():
         return Trainer.load(Path(name_or_path)).average
-    network = load_network(registry.find(name_or_path))
+    card = registry.find(name_or_path)
+    if isinstance(card, BagCard):
+        raise ModelError(f"{name_or_path} is a bag of models; score its members one by one")
+    network = load_network(card)
     if network.config.sources != STEMS:
         raise ModelError(f"{name_or_path} does not separate {', '.join(STEMS)}")
     return network

@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import resource
+import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +20,7 @@ import torch
 from safetensors.torch import save
 
 from models.cards import ModelCard
-from models.checkpoints import load_network, save_checkpoint
+from models.checkpoints import build_network, load_network, network_from_state, save_checkpoint
 from models.demucs import Demucs, DemucsConfig
 from models.errors import CheckpointError
 
@@ -120,7 +124,10 @@ def test_misshapen_tensor(tmp_path: Path) -> None:
 
 def test_other_number_format(tmp_path: Path) -> None:
     card, _ = make_model(tmp_path)
-    refused(put(card, save({k: t.half() for k, t in state_of(card).items()})), "stores .* 'F16'")
+    refused(
+        put(card, save({k: t.half() for k, t in state_of(card).items()})),
+        "stores .* torch.float16, not as torch.float32",
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -243,3 +250,68 @@ def test_impossible_configs(tmp_path: Path, change: dict[str, Any], message: str
 def test_unknown_architecture(tmp_path: Path) -> None:
     card, _ = make_model(tmp_path)
     refused(replace(card, architecture="os.system"), "does not know")
+
+
+PEAK = """
+import pathlib, sys
+import torch
+from models.cards import read_card
+from models.checkpoints import load_network
+
+def kib(name):
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+load_network(read_card(pathlib.Path(sys.argv[1])))  # whatever is loaded once only
+pathlib.Path("/proc/self/clear_refs").write_text("5")
+before = kib("VmRSS")
+network = load_network(read_card(pathlib.Path(sys.argv[2])))
+weights = sum(p.numel() * 4 for p in network.parameters()) / 1024
+print((kib("VmHWM") - before) / weights, (kib("VmRSS") - before) / weights)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_loading_takes_the_network_and_one_tensor(tmp_path: Path, dtype: str) -> None:
+    config = DemucsConfig(channels=20, depth=6, lstm_layers=2, resample=False)
+    small, _ = make_model(tmp_path / "small", dtype)
+    card = replace(small, config=config.to_dict(), segment_frames=config.segment_frames)
+    save_checkpoint(card, build_network(card).state_dict(), tmp_path / "large")
+    cards = [str(tmp_path / size / "mine.json") for size in ("small", "large")]
+    result = subprocess.run(
+        [sys.executable, "-c", PEAK, *cards],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    peak, after = map(float, result.stdout.split())
+    assert 0.9 < after < 1.1
+    assert peak < 1.25, peak
+
+
+def test_nothing_is_left_of_a_checkpoint_that_the_disk_did_not_take(tmp_path: Path) -> None:
+    card, network = make_model(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    state = network.state_dict()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_checkpoint(card, state, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_buffers_that_are_not_stored_are_made(tmp_path: Path) -> None:
+    """Windows and filters are computed, not left without memory."""
+    config = replace(CONFIG, resample=True)
+    torch.manual_seed(0)
+    network = Demucs(config).eval()
+    loaded = network_from_state(config, network.state_dict())
+    mixture = torch.randn(1, 2, 5000)
+    with torch.inference_mode():
+        assert torch.equal(loaded(mixture), network(mixture))
