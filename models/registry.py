@@ -1,32 +1,37 @@
 """From a model's name to a model that is ready to run.
 
-Models are looked for in this package's ``weights`` folder and then in the folders of the
-environment variable ``STEMBRIDGE_MODELS`` (several are separated as in ``PATH``). Listing reads
-cards only; torch is imported when weights are loaded.
+Models are looked for in this package's ``weights`` folder, then in the folders of the environment
+variable ``STEMBRIDGE_MODELS`` (several are separated as in ``PATH``), then in the user's own data
+folder. Listing reads cards only; torch is imported when weights are loaded.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from models.cards import ModelCard, read_card
-from models.errors import CheckpointError, ModelError, UnknownModel
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from models import catalogue
+from models.adopt import is_official
+from models.bundle import Bundle, Member, card_of_official, load_card, load_official, member_cards
+from models.cards import BagCard, Card, ModelCard, read_card
+from models.errors import CheckpointError, UnknownModel
 
 __all__ = [
     "DEFAULT_MODEL",
     "FOLDERS_VARIABLE",
+    "BagCard",
     "Bundle",
+    "Card",
+    "Member",
     "ModelCard",
+    "best_installed",
     "find",
     "list_models",
     "load",
+    "member_cards",
+    "users_folder",
 ]
 
 DEFAULT_MODEL = "stembridge-small"
@@ -36,55 +41,35 @@ SHIPPED_FOLDER = Path(__file__).parent / "weights"
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """A loaded model: its card and its network, in evaluation mode on its device."""
+def users_folder() -> Path:
+    """Return the folder that models are installed into; it may not be there yet.
 
-    card: ModelCard
-    network: nn.Module
-
-    def valid_frames(self, frames: int) -> int:
-        """Return the least input length of at least ``frames`` that the network takes as it is."""
-        valid_length = getattr(self.network, "valid_length", None)
-        return frames if valid_length is None else int(valid_length(frames))
-
-    def separate_segment(self, mixture: Tensor) -> Tensor:
-        """Estimate the stems of a segment.
-
-        Parameters
-        ----------
-        mixture : Tensor
-            (batch, channels, frames), float32, full scale 1.0, at the card's sample rate and
-            channel count, on any device.
-
-        Returns
-        -------
-        Tensor
-            (batch, stems, channels, frames), float32, on the mixture's device.
-        """
-        import torch  # noqa: PLC0415 - heavy, and not needed to list models
-
-        device = next(self.network.parameters()).device
-        with torch.inference_mode():
-            stems: Tensor = self.network(mixture.to(device))
-        return stems.to(mixture.device)
+    The first of ``STEMBRIDGE_MODELS`` if that is set, else the user's data folder by the
+    platform's convention.
+    """
+    return next(iter(_named_folders()), None) or _data_folder()
 
 
-def list_models() -> list[ModelCard]:
-    """Read the cards of all installed models, shipped ones first; broken cards are logged."""
-    cards: dict[str, ModelCard] = {}
+def list_models() -> list[Card]:
+    """Read the cards of all installed models, shipped ones first; broken cards are logged.
+
+    Networks that only serve bags are left out.
+    """
+    cards: dict[str, Card] = {}
     for folder in _folders():
-        for path in sorted(folder.glob("*.json")):
+        for path in sorted(folder.glob("[!.]*.json")):
             try:
                 card = read_card(path)
             except CheckpointError as error:
                 logger.warning("%s", error)
                 continue
+            if isinstance(card, ModelCard) and card.member_only:
+                continue
             if card.name in cards:
                 logger.warning(
                     "%s is left out: %s is already called %s",
                     path,
-                    cards[card.name].weights_path.parent,
+                    cards[card.name].path.parent,
                     card.name,
                 )
                 continue
@@ -92,14 +77,44 @@ def list_models() -> list[ModelCard]:
     return list(cards.values())
 
 
-def find(name_or_path: str | Path) -> ModelCard:
+def best_installed(cards: Sequence[Card] | None = None, *, bags: bool = True) -> str:
+    """Name the best installed model of four stems, by :data:`models.catalogue.RANKING`.
+
+    Parameters
+    ----------
+    cards : sequence of ModelCard or BagCard, optional
+        What to choose from, by default :func:`list_models`.
+    bags : bool
+        Whether it may be a bag of several networks.
+
+    Raises
+    ------
+    UnknownModel
+        No such model is installed.
+    """
+    installed = {
+        card.name
+        for card in (list_models() if cards is None else cards)
+        if sorted(card.stems) == sorted(catalogue.FOUR_STEMS)
+        and (bags or not isinstance(card, BagCard))
+    }
+    for name in (*catalogue.RANKING, *sorted(installed)):
+        if name in installed:
+            return name
+    raise UnknownModel(
+        "no model of four stems is installed; get one by 'stembridge models fetch htdemucs'"
+    )
+
+
+def find(name_or_path: str | Path) -> Card:
     """Find the card of a model.
 
     Parameters
     ----------
     name_or_path : str or Path
-        The name of an installed model, or a path: a card, the weights beside it, or a folder
-        with one card in it.
+        The name of an installed model, or a path: a card, the weights beside it, a folder with
+        one listed card in it, a public checkpoint (``.th``, or a ``.safetensors`` that brings its
+        own description), or a bag's ``.yaml`` whose members lie beside it.
 
     Raises
     ------
@@ -108,63 +123,103 @@ def find(name_or_path: str | Path) -> ModelCard:
     CheckpointError
         The path is there but is not a usable model.
     """
-    cards = list_models()
-    for card in cards:
-        if card.name == str(name_or_path):
-            return card
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        found = sorted(path.glob("*.json"))
-        if len(found) != 1:
-            raise CheckpointError(
-                f"{path} holds {len(found)} model cards (.json); name one of them"
-            )
-        return read_card(found[0])
-    if path.is_file():
-        if path.suffix == ".json":
-            return read_card(path)
-        if path.suffix == ".safetensors":
-            return _card_of_weights(path)
-        raise CheckpointError(f"{path} is not a model: give a model's card (.json)")
-    known = ", ".join(card.name for card in cards) or "none is installed"
-    raise UnknownModel(
-        f"there is no model {str(name_or_path)!r}; known: {known}; or give the path of a"
-        " model's card (.json)"
-    )
+    found = _locate(name_or_path)
+    return card_of_official(found) if isinstance(found, Path) else found
 
 
-def load(name_or_path: str | Path = DEFAULT_MODEL, device: str = "cpu") -> Bundle:
+def load(
+    name_or_path: str | Path = DEFAULT_MODEL,
+    device: str = "cpu",
+    stems: Sequence[str] | None = None,
+) -> Bundle:
     """Load a model onto a device.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        As for :func:`find`.
+    device : str
+        A device of torch.
+    stems : sequence of str, optional
+        The wanted stems; members of a bag that have no weight for any of them are not read.
 
     Raises
     ------
     UnknownModel, CheckpointError
         As :func:`find`, and where the weights cannot be trusted.
     ModelError
-        The device cannot be used.
+        The device cannot be used, or the model has no such stem.
     """
-    card = find(name_or_path)
-    from models.checkpoints import load_network  # noqa: PLC0415 - heavy: imports torch
-
-    network = load_network(card)
-    try:
-        network = network.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"the device {device!r} cannot be used: {reason}; try cpu") from None
-    return Bundle(card, network)
+    found = _locate(name_or_path)
+    if isinstance(found, Path):
+        return load_official(found, device, stems)
+    return load_card(found, device, stems)
 
 
-def _card_of_weights(path: Path) -> ModelCard:
-    card_path = path.with_suffix(".json")
-    if not card_path.is_file():
-        raise CheckpointError(f"{path} has no card beside it; {card_path.name} is missing")
+def _locate(name_or_path: str | Path) -> Card | Path:
+    """Find a model's card, or the path of an official file that has none."""
+    cards = list_models()
+    for card in cards:
+        if card.name == str(name_or_path):
+            return card
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return _card_of_folder(path)
+    if path.is_file():
+        if path.suffix == ".json":
+            return read_card(path)
+        beside = path.with_suffix(".json")
+        if path.suffix == ".safetensors" and beside.is_file():
+            return _card_of_weights(path, beside)
+        if is_official(path):
+            return path
+        raise CheckpointError(
+            f"{path} is not a model: give a model's card (.json), or a public checkpoint (.th,"
+            " .safetensors) or bag (.yaml)"
+        )
+    known = ", ".join(card.name for card in cards) or "none is installed"
+    fetch = ""
+    official = catalogue.OFFICIAL_MODELS.get(str(name_or_path))
+    if official is not None and official.refused is None:
+        fetch = f"; 'stembridge models fetch {official.name}' gets it"
+    raise UnknownModel(
+        f"there is no model {str(name_or_path)!r} here; known: {known}"
+        + (fetch or "; or give the path of a model's card (.json)")
+    )
+
+
+def _card_of_folder(folder: Path) -> Card:
+    paths = sorted(folder.glob("[!.]*.json"))
+    cards = [read_card(path) for path in paths] if len(paths) > 1 else []
+    listed = [
+        path
+        for path, card in zip(paths, cards, strict=False)
+        if not (isinstance(card, ModelCard) and card.member_only)
+    ]
+    found = listed or paths
+    if len(found) != 1:
+        raise CheckpointError(f"{folder} holds {len(found)} model cards (.json); name one of them")
+    return read_card(found[0])
+
+
+def _card_of_weights(path: Path, card_path: Path) -> ModelCard:
     card = read_card(card_path)
-    if card.weights_path.name != path.name:
-        raise CheckpointError(f"{card_path} describes {card.weights_path.name}, not {path.name}")
+    if not isinstance(card, ModelCard) or card.weights_path.name != path.name:
+        told = card.weights_path.name if isinstance(card, ModelCard) else "a bag"
+        raise CheckpointError(f"{card_path} describes {told}, not {path.name}")
     return card
 
 
 def _folders() -> list[Path]:
-    extra = os.environ.get(FOLDERS_VARIABLE, "")
-    return [SHIPPED_FOLDER, *(Path(part).expanduser() for part in extra.split(os.pathsep) if part)]
+    return list(dict.fromkeys((SHIPPED_FOLDER, *_named_folders(), _data_folder())))
+
+
+def _named_folders() -> list[Path]:
+    parts = os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep)
+    return [Path(part).expanduser() for part in parts if part]
+
+
+def _data_folder() -> Path:
+    import platformdirs  # noqa: PLC0415 - what is shipped can be listed without it
+
+    return platformdirs.user_data_path("stembridge", appauthor=False) / "models"

@@ -21,6 +21,15 @@ class CommandResult:
     stderr: str
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_models_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what the user has installed out of the tests, and the tests out of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("user-data")))
+        patch.delenv("STEMBRIDGE_MODELS", raising=False)
+        yield
+
+
 @pytest.fixture
 def stembridge(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., CommandResult]]:
     """The command line, run in this process: torch is loaded only once."""
@@ -52,7 +61,7 @@ def as_user(tmp_path: Path) -> Iterator[None]:
     nobody = 65534
     for path in (tmp_path, *tmp_path.rglob("*")):
         os.chown(path, nobody, nobody)
-    for folder in tmp_path.parents[:2]:  # pytest keeps its folders to their owner
+    for folder in tmp_path.parents[:3]:  # pytest keeps its folders to their owner
         folder.chmod(0o711)
     os.seteuid(nobody)
     try:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from bridge import __version__
-from models.registry import DEFAULT_MODEL
 
 FORMATS = ("wav-float32", "wav-int24", "flac")
+QUALITIES = ("preview", "standard", "best")
+PRECISIONS = ("auto", "float32", "float16")
 _TIMES = "times as 1:07.250, 67.25 (seconds) or 336000f (frames)"
 
 
@@ -99,7 +100,31 @@ def _session(commands: _Commands) -> None:
 def _models(commands: _Commands) -> None:
     parser = _command(commands, "models", "the models that are there")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    _json_option(actions.add_parser("list", help="names, stems, scores, licences"))
+    told = {
+        "list": "what is there and what can be fetched: stems, sizes, licences, speeds, presets",
+        "fetch": "get a public model; goes on where it was interrupted",
+        "import": "install a checkpoint, a bag or a model's card from a file",
+        "convert": "write a checkpoint or a bag as safetensors with a card",
+        "remove": "remove an installed model",
+        "info": "all that is known of a model",
+    }
+    for name, purpose in told.items():
+        action = actions.add_parser(name, help=purpose)
+        action.set_defaults(action=name)
+        _json_option(action)
+        if name in ("fetch", "remove"):
+            action.add_argument("name", metavar="NAME", help="a name of 'stembridge models list'")
+        if name == "info":
+            action.add_argument("name", metavar="NAME", help="a name, or a model file")
+        if name in ("import", "convert"):
+            action.add_argument(
+                "file", type=Path, metavar="FILE", help=".th, .safetensors, .yaml or a card"
+            )
+            action.add_argument("--name", metavar="N", help="what to call it")
+        if name == "convert":
+            action.add_argument(
+                "-o", "--output", type=Path, required=True, metavar="DIR", help="folder for it"
+            )
 
 
 def _doctor(commands: _Commands) -> None:
@@ -115,13 +140,22 @@ def _command(commands: _Commands, name: str, purpose: str) -> argparse.ArgumentP
 
 def _separation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        metavar="M",
-        help="a name of 'stembridge models list' or a model file (default: %(default)s)",
+        "--quality",
+        choices=QUALITIES,
+        default="standard",
+        help="model, shifts and overlap that belong together (default: %(default)s)",
     )
     parser.add_argument(
-        "--stems", metavar="A,B", help="only these stems, for example vocals,drums (default: all)"
+        "--model",
+        metavar="M",
+        help="a name of 'stembridge models list', a model file, or auto for the best installed"
+        " (default: that of --quality)",
+    )
+    parser.add_argument(
+        "--stems",
+        metavar="A,B",
+        help="only these stems, for example vocals,drums; 'accompaniment' is the clip without"
+        " the others (default: all)",
     )
     parser.add_argument(
         "--residual",
@@ -132,19 +166,24 @@ def _separation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shifts",
         type=_count(0),
-        default=0,
         metavar="N",
-        help="average N predictions at random shifts: slower, a little better (default: 0)",
+        help="average N predictions at random shifts: slower, a little better (default: that of"
+        " --quality)",
     )
     parser.add_argument(
         "--overlap",
         type=_share,
-        default=0.25,
         metavar="R",
-        help="share of a segment heard again by the next, 0 to 0.9 (default: %(default)s)",
+        help="share of a segment heard again by the next, 0 to 0.9 (default: that of --quality)",
     )
     parser.add_argument(
         "--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="float16 is faster on CUDA devices, and less exact (default: auto, which is float32)",
     )
     parser.add_argument(
         "--jobs",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,19 @@ from models.checkpoints import save_checkpoint
 from models.demucs import Demucs, DemucsConfig
 from models.errors import CheckpointError, ModelError, UnknownModel
 
+# A user's own folder is not looked into.
+pytestmark = pytest.mark.usefixtures("no_users_models")
+
 CONFIG = DemucsConfig(channels=4, depth=2, resample=False, segment_frames=4000)
 STEMS = ("drums", "bass", "other", "vocals")
+
+
+@pytest.fixture
+def no_users_models(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+    monkeypatch.delenv(registry.FOLDERS_VARIABLE, raising=False)
 
 
 def make_model(folder: Path, name: str = "mine") -> ModelCard:
@@ -46,7 +58,10 @@ def make_model(folder: Path, name: str = "mine") -> ModelCard:
 
 def change(card: ModelCard, **changes: Any) -> Path:
     """Edit a card's file; a value of ``...`` removes the field, dots reach inside."""
-    path = card.weights_path.with_suffix(".json")
+    return change_card(card.path, **changes)
+
+
+def change_card(path: Path, **changes: Any) -> Path:
     values = json.loads(path.read_text())
     for key, value in changes.items():
         inside = values
@@ -87,14 +102,36 @@ def test_a_loaded_model_separates(tmp_path: Path) -> None:
     card = make_model(tmp_path)
     bundle = registry.load(tmp_path)
     assert bundle.card == card
-    assert not bundle.network.training
+    (member,) = bundle.members
+    assert not member.network.training
+    assert member.weights == (1.0,) * 4
+    assert member.segment_frames == CONFIG.segment_frames
+    assert member.valid_frames(1234) == Demucs(CONFIG).valid_length(1234)
     torch.manual_seed(0)
     network = Demucs(CONFIG)
     mixture = torch.randn(2, 2, 1234)
-    stems = bundle.separate_segment(mixture)
+    stems = member.separate_segment(mixture)
     assert stems.shape == (2, 4, 2, 1234)
     assert not stems.requires_grad
     torch.testing.assert_close(stems, network(mixture).detach(), rtol=0, atol=1e-6)
+    wanted = member.separate_segment(mixture, [3, 0])
+    torch.testing.assert_close(wanted, stems[:, [3, 0]], rtol=0, atol=1e-6)
+
+
+def test_wanted_stems_of_a_network_that_knows_no_choice() -> None:
+    (member,) = registry.load(registry.DEFAULT_MODEL).members
+    torch.manual_seed(0)
+    mixture = 0.1 * torch.randn(1, 2, 5000)
+    assert member.valid_frames(5000) == 5000
+    assert torch.equal(
+        member.separate_segment(mixture, [2]), member.separate_segment(mixture)[:, [2]]
+    )
+
+
+def test_unknown_stems_are_answered_with_the_known(tmp_path: Path) -> None:
+    make_model(tmp_path)
+    with pytest.raises(ModelError, match="no stem 'guitar'; it has: drums, bass, other, vocals"):
+        registry.load(tmp_path, stems=["drums", "guitar"])
 
 
 def test_unknown_names_are_answered_with_the_known(
@@ -115,17 +152,19 @@ def test_unknown_device_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["model.th", "model.pt", "model.onnx"])
+@pytest.mark.parametrize("name", ["model.th", "model.pt", "model.onnx", "model.yaml", "model"])
 def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK\x03\x04")
-    with pytest.raises(CheckpointError, match="not a model"):
-        registry.find(tmp_path / name)
+    for take in (registry.find, registry.load):
+        with pytest.raises(CheckpointError, match=str(tmp_path / name)) as caught:
+            take(tmp_path / name)
+        assert "\n" not in str(caught.value)
 
 
 def test_weights_need_their_card(tmp_path: Path) -> None:
     make_model(tmp_path, "mine")
     (tmp_path / "copy.safetensors").write_bytes((tmp_path / "mine.safetensors").read_bytes())
-    with pytest.raises(CheckpointError, match=r"copy\.json is missing"):
+    with pytest.raises(CheckpointError, match=r"copy\.safetensors .*needs its card"):
         registry.find(tmp_path / "copy.safetensors")
     (tmp_path / "copy.json").write_bytes((tmp_path / "mine.json").read_bytes())
     with pytest.raises(CheckpointError, match=r"describes mine\.safetensors"):
@@ -152,7 +191,12 @@ def test_broken_and_doubled_cards_do_not_stop_the_list(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "newer stembridge"),
+        ({"format": 2}, "members is missing"),
+        ({"format": 3}, "newer stembridge"),
+        ({"format": True}, "newer stembridge"),
+        ({"format": [1]}, "newer stembridge"),
+        ({"member_only": 1}, "member_only must be a bool"),
+        ({"weights__file": "a\0.safetensors"}, "weights.file"),
         ({"format": ...}, "format None"),
         ({"weights": ...}, "names no weights"),
         ({"weights": "x.safetensors"}, "weights must be a dict"),
@@ -201,6 +245,45 @@ def test_not_a_card(tmp_path: Path, content: bytes) -> None:
 def test_missing_card(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No such file"):
         read_card(tmp_path / "card.json")
+
+
+def test_the_best_installed_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert registry.best_installed() == registry.DEFAULT_MODEL
+    monkeypatch.setenv(registry.FOLDERS_VARIABLE, str(tmp_path))
+    for name, expected in (
+        ("aaa", "stembridge-small"),
+        ("mdx", "mdx"),
+        ("htdemucs_6s", "mdx"),
+        ("htdemucs", "htdemucs"),
+        ("hdemucs_mmi", "htdemucs"),
+        ("htdemucs_ft", "htdemucs_ft"),
+    ):
+        make_model(tmp_path, name)
+        if name == "htdemucs_6s":
+            stems = [*STEMS, "guitar", "piano"]
+            change_card(tmp_path / f"{name}.json", stems=stems)
+        assert registry.best_installed() == expected
+    monkeypatch.setattr(registry, "SHIPPED_FOLDER", tmp_path / "absent")
+    monkeypatch.delenv(registry.FOLDERS_VARIABLE)
+    with pytest.raises(UnknownModel, match="models fetch htdemucs"):
+        registry.best_installed()
+
+
+def test_a_public_model_that_is_not_here_can_be_fetched() -> None:
+    with pytest.raises(UnknownModel, match="'stembridge models fetch htdemucs' gets it"):
+        registry.find("htdemucs")
+
+
+def test_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform == "linux":
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+        assert registry.users_folder() == tmp_path / "stembridge" / "models"
+        make_model(registry.users_folder(), "own")
+    monkeypatch.setenv(registry.FOLDERS_VARIABLE, f"{tmp_path / 'a'}{os.pathsep}{tmp_path / 'b'}")
+    assert registry.users_folder() == tmp_path / "a"
+    make_model(tmp_path / "b", "second")
+    names = {card.name for card in registry.list_models()}
+    assert names >= {"second"} | ({"own"} if sys.platform == "linux" else set())
 
 
 def test_listing_does_not_import_torch() -> None:
@@ -266,7 +349,7 @@ class TestShipped:
         card = self.shipped()
         bundle = registry.load(card.name)
         torch.manual_seed(0)
-        stems = bundle.separate_segment(0.1 * torch.randn(1, 2, 22_050))
+        stems = bundle.members[0].separate_segment(0.1 * torch.randn(1, 2, 22_050))
         assert stems.shape == (1, 4, 2, 22_050)
         assert torch.isfinite(stems).all()
         # Every weight is in use: the network is not a stub.
