@@ -169,7 +169,10 @@ class _WavEncoder:
         self._file.write(header)
 
     def write(self, block: NDArray[np.float32] | NDArray[np.int32]) -> None:
-        values = np.ascontiguousarray(block.T)
+        # Channel by channel: many times faster than what numpy does with a transposed copy.
+        values = np.empty(block.shape[::-1], block.dtype)
+        for channel, audio in enumerate(block):
+            values[:, channel] = audio
         if values.dtype == np.float32:
             self._file.write(values.astype("<f4", copy=False).data)
         else:  # the low three of four bytes

@@ -8,7 +8,13 @@ from pathlib import Path
 from bridge import sessions
 from bridge.audio.timecode import format_time, parse_range
 from bridge.cli.console import ProgressBar, print_json, print_line, print_table, print_warnings
-from bridge.cli.separate import separation_json, separation_options, stem_names
+from bridge.cli.separate import (
+    chosen_model,
+    remember_speed,
+    separation_json,
+    separation_options,
+    stem_names,
+)
 from bridge.errors import JobError
 from bridge.jobs.render import Render, RenderRequest, plan_render, render
 
@@ -16,10 +22,7 @@ from bridge.jobs.render import Render, RenderRequest, plan_render, render
 def run(options: Namespace) -> None:
     """Run the command."""
     plan = plan_render(_request(options))
-    # Only now: a mistake in the request is found before torch is loaded.
-    from bridge.separator.network import load_model  # noqa: PLC0415
-
-    model = load_model(options.model, options.device)
+    model = chosen_model(options)
     with ProgressBar() as bar:
         result = render(
             plan,
@@ -30,9 +33,10 @@ def run(options: Namespace) -> None:
         )
     print_warnings(result.warnings)
     for separation in result.separations:
+        remember_speed(model, options, separation)
         print_warnings(separation.warnings)
     if options.json:
-        print_json(_json(result, options.model))
+        print_json(_json(result, model.name))
     else:
         _report(result, options)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.audio.names import safe_file_name
 from bridge.audio.source import ClipAudio, inspect_audio
@@ -12,8 +12,16 @@ from bridge.audio.timecode import format_time, parse_range
 from bridge.audio.writer import StemFormat
 from bridge.cli.console import ProgressBar, print_json, print_line, print_table, print_warnings
 from bridge.errors import JobError
-from bridge.jobs.separate import Delivery, Separation, separate_clip
+from bridge.jobs.separate import Delivery, Separation, delivered_names, separate_clip
 from bridge.separator import SeparationOptions
+from bridge.separator.presets import PRESETS
+from models.registry import best_installed, find
+from models.speeds import record_speed
+
+LEAST_SECONDS_TO_TIME = 20
+
+if TYPE_CHECKING:
+    from bridge.separator.network import TorchModel
 
 
 def run(options: Namespace) -> None:
@@ -29,10 +37,7 @@ def run(options: Namespace) -> None:
         stem_format=stem_format,
         time_reference_frames=source.time_reference_frames,
     )
-    # Only now: a mistake in the request is found before torch is loaded.
-    from bridge.separator.network import load_model  # noqa: PLC0415
-
-    model = load_model(options.model, options.device)
+    model = chosen_model(options)
     with ProgressBar() as bar:
         result = separate_clip(
             source,
@@ -42,9 +47,10 @@ def run(options: Namespace) -> None:
             progress=bar.update,
             on_stem=lambda stem: bar.note(f"{stem.name}: {stem.path}"),
         )
+    remember_speed(model, options, result)
     print_warnings(result.warnings)
     if options.json:
-        print_json({"input": options.clip, **separation_json(result, options.model)})
+        print_json({"input": options.clip, **separation_json(result, model.name)})
         return
     print_table(
         ("stem", "file", "peak"),
@@ -69,9 +75,37 @@ def stem_names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
+def chosen_model(options: Namespace) -> TorchModel:
+    """Load what ``--model`` or ``--quality`` name, for the stems that are wanted."""
+    preset = PRESETS[options.quality]
+    name = preset.model if options.model is None else options.model
+    if name == "auto":
+        name = best_installed(bags=options.model is not None or preset.bags)
+    stems = stem_names(options.stems)
+    if stems is not None:
+        stems = list(delivered_names(stems, find(name), residual=options.residual).stems)
+    # Only now: a mistake in the request is found before torch is loaded.
+    from bridge.separator.network import load_model  # noqa: PLC0415
+
+    return load_model(name, options.device, stems, precision=options.precision)
+
+
 def separation_options(options: Namespace) -> SeparationOptions:
-    """Return what ``--shifts``, ``--overlap`` and ``--jobs`` say."""
-    return SeparationOptions(shifts=options.shifts, overlap=options.overlap, jobs=options.jobs)
+    """Return what ``--shifts``, ``--overlap`` and ``--jobs`` say, or else ``--quality``."""
+    preset = PRESETS[options.quality]
+    return SeparationOptions(
+        shifts=preset.shifts if options.shifts is None else options.shifts,
+        overlap=preset.overlap if options.overlap is None else options.overlap,
+        jobs=options.jobs,
+    )
+
+
+def remember_speed(model: TorchModel, options: Namespace, result: Separation) -> None:
+    """Note how fast a model was, of runs that compare: all stems, each moment heard once."""
+    settings = separation_options(options)
+    long_enough = result.frames >= LEAST_SECONDS_TO_TIME * result.sample_rate_hz
+    if options.stems is None and settings.shifts <= 1 and settings.overlap == 0.25 and long_enough:
+        record_speed(model.name, result.real_time_factor, model.device)
 
 
 def separation_json(result: Separation, model: str) -> dict[str, Any]:

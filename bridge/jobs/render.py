@@ -22,14 +22,14 @@ from bridge.audio.names import safe_file_name
 from bridge.audio.source import ClipAudio
 from bridge.errors import BridgeError, JobError, SessionFormatError, SessionWriteError
 from bridge.jobs.separate import (
-    RESIDUAL,
     Delivery,
     Progress,
     Separation,
     StemFile,
+    delivered_names,
     separate_clip,
 )
-from bridge.separator import SeparationOptions, StemModel, choose_stems
+from bridge.separator import SeparationOptions, StemModel
 from bridge.sessions import Clip, MutedRange, Placement, Session, StemClip, StemTrack, Track
 
 GROUP_COLOR = "#6f7fd0"
@@ -41,6 +41,7 @@ _COLORS = {
     "guitar": "#b07cd8",
     "piano": "#3fb6b2",
     "residual": "#8d939c",
+    "accompaniment": "#7fa6a0",
 }
 _OTHER_COLOR = "#c0a878"
 
@@ -269,10 +270,7 @@ def _separate_parts(
     on_stem: Callable[[StemFile], None] | None,
 ) -> tuple[tuple[Separation, ...], tuple[StemTrack, ...]]:
     """Separate every part into the session's audio folder; nothing remains if one fails."""
-    names = [
-        *choose_stems(plan.request.stems, model),
-        *([RESIDUAL] if plan.request.residual else []),
-    ]
+    names = delivered_names(plan.request.stems, model, residual=plan.request.residual).all
     titles = {name: f"{plan.track.name} – {name}" for name in names}
     separations: list[Separation] = []
     clips: dict[str, list[StemClip]] = {name: [] for name in names}

@@ -16,10 +16,11 @@ from bridge import __version__
 from bridge.audio.source import ClipAudio
 from bridge.audio.wav import BroadcastInfo
 from bridge.audio.writer import StemFormat, StemWriter, prepare_folder
-from bridge.errors import JobFailed
-from bridge.separator import SeparationOptions, StemModel, choose_stems, separate
+from bridge.errors import JobError, JobFailed
+from bridge.separator import HasStems, SeparationOptions, StemModel, choose_stems, separate
 
 RESIDUAL = "residual"
+ACCOMPANIMENT = "accompaniment"
 # JSON knows no minus infinity: what silence and a perfect null are reported as.
 SILENCE_DB = -200.0
 # Of full scale. Above it the files do not hold what was computed.
@@ -41,9 +42,11 @@ class Delivery:
     path_of
         Final path of each stem and of the residual.
     stems
-        Stems to deliver; None for all that the model has.
+        Stems to deliver; None for all that the model has. ``accompaniment`` is what the other
+        stems asked for leave of the mixture, unless the model itself has a stem of that name.
     residual
-        Whether to write what the stems leave of the mixture.
+        Whether to write what the stems leave of the mixture; where the accompaniment is asked
+        for there is no more to write.
     stem_format
         Storage of the files.
     time_reference_frames
@@ -70,6 +73,7 @@ class StemFile:
 class Separation:
     """The outcome of a separation.
 
+    ``stems`` ends with the accompaniment where it was asked for; there is no residual then.
     ``null_db`` is the largest error of the sum of all files against the clip, in dB relative to
     full scale, read back from the files; -200 stands for none at all. ``real_time_factor`` is the
     time taken over the clip's duration: below 1 is faster than playing it.
@@ -90,6 +94,46 @@ class Separation:
         return self.stems if self.residual is None else (*self.stems, self.residual)
 
 
+@dataclass(frozen=True)
+class DeliveredNames:
+    """Names of the files of a separation.
+
+    ``stems`` are the model's, in its order; ``rest`` is what makes up the difference to the
+    clip: the accompaniment, the residual, or None.
+    """
+
+    stems: tuple[str, ...]
+    rest: str | None
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """The stems, then the rest if there is one."""
+        return self.stems if self.rest is None else (*self.stems, self.rest)
+
+
+def delivered_names(
+    stems: Sequence[str] | None, model: HasStems, *, residual: bool
+) -> DeliveredNames:
+    """Hold the stems asked for against a model, or against its card.
+
+    Raises
+    ------
+    JobError
+        The model does not know one of them, or only the accompaniment is asked for.
+    """
+    rest = RESIDUAL if residual else None
+    if stems is not None and ACCOMPANIMENT in stems and ACCOMPANIMENT not in model.stems:
+        rest = ACCOMPANIMENT
+        stems = [stem for stem in stems if stem != ACCOMPANIMENT]
+        if not stems:
+            example = f"{model.stems[-1]},{ACCOMPANIMENT}"
+            raise JobError(
+                "the accompaniment is the clip without the other stems asked for; say which, "
+                f"for example --stems {example}"
+            )
+    return DeliveredNames(choose_stems(stems, model), rest)
+
+
 def to_db(amplitude: float) -> float:
     """Return dB relative to full scale, at least -200."""
     return max(SILENCE_DB, 20 * math.log10(amplitude)) if amplitude > 0 else SILENCE_DB
@@ -106,8 +150,8 @@ def separate_clip(
 ) -> Separation:
     """Separate a clip into verified files.
 
-    The residual is what the stems, as stored, leave of the clip; so the files sum back to it
-    within one rounding of the storage format.
+    The residual, or the accompaniment, is what the stems, as stored, leave of the clip; so the
+    files sum back to it within one rounding of the storage format.
 
     Parameters
     ----------
@@ -132,10 +176,9 @@ def separate_clip(
         An unknown stem was asked for; :class:`JobFailed` if the files do not sum to the clip.
     """
     started = time.perf_counter()
-    names = choose_stems(delivery.stems, model)
-    wanted = [model.stems.index(name) for name in names]
-    file_names = [*names, RESIDUAL] if delivery.residual else list(names)
-    paths = {name: delivery.path_of(name) for name in file_names}
+    names = delivered_names(delivery.stems, model, residual=delivery.residual)
+    paths = {name: delivery.path_of(name) for name in names.all}
+    warned = len(model.warnings)
     if len(set(paths.values())) < len(paths):
         raise ValueError(f"two stems are to have the same path: {paths}")
     value_count = source.frames * source.channels * len(paths)
@@ -158,12 +201,13 @@ def separate_clip(
             for name, path in paths.items()
         }
         on_segment: Callable[[int, int], None] = lambda done, total: tell("separating", done, total)  # noqa: E731
-        for block in separate(source, model, options, on_segment):
+        wanted = [model.stems.index(name) for name in names.stems]
+        for block in separate(source, model, options, on_segment, stems=wanted):
             rest = block.mixture.astype(np.float64)
-            for name, index in zip(names, wanted, strict=True):
-                rest -= writers[name].write(block.stems[index])
-            if delivery.residual:
-                writers[RESIDUAL].write(rest.astype(np.float32))
+            for name, stem in zip(names.stems, block.stems, strict=True):
+                rest -= writers[name].write(stem)
+            if names.rest is not None:
+                writers[names.rest].write(rest.astype(np.float32))
         files = []
         for name, writer in writers.items():
             files.append(StemFile(name, writer.finish(), to_db(writer.peak)))
@@ -171,19 +215,19 @@ def separate_clip(
                 on_stem(files[-1])
         clipped = {name: writer.clipped_values for name, writer in writers.items()}
 
-    warnings = [*source.warnings, *_warnings(source, clipped)]
+    warnings = [*source.warnings, *model.warnings[warned:], *_warnings(source, clipped)]
     null_error = _null_error(source, [file.path for file in files], tell)
-    if delivery.residual and not any(clipped.values()) and null_error > LARGEST_NULL_ERROR:
+    if names.rest and not any(clipped.values()) and null_error > LARGEST_NULL_ERROR:
         raise JobFailed(
-            f"{files[0].path.parent}: the stems and the residual miss the clip by {null_error:.2g} "
-            "of full scale; check the disk and run again"
+            f"{files[0].path.parent}: the stems and the {names.rest} miss the clip by "
+            f"{null_error:.2g} of full scale; check the disk and run again"
         )
     seconds = time.perf_counter() - started
     return Separation(
         sample_rate_hz=source.sample_rate_hz,
         frames=source.frames,
-        stems=tuple(files[: len(names)]),
-        residual=files[-1] if delivery.residual else None,
+        stems=tuple(files[:-1] if names.rest == RESIDUAL else files),
+        residual=files[-1] if names.rest == RESIDUAL else None,
         null_db=to_db(null_error),
         seconds=seconds,
         real_time_factor=seconds * source.sample_rate_hz / source.frames,

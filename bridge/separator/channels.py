@@ -38,9 +38,16 @@ class ChannelGroups:
         self.clip_channels = clip_channels
         self.model_channels = model_channels
         self.groups = _groups(clip_channels, model_channels)
+        # Then nothing has to be moved: the usual case, stereo in front of a stereo model.
+        self._is_one_group = list(self.groups) == [tuple(range(model_channels))]
 
     def to_model(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return ``(groups, model_channels, frames)`` of a block ``(clip_channels, frames)``."""
+        """Return ``(groups, model_channels, frames)`` of a block ``(clip_channels, frames)``.
+
+        It may share the block's memory.
+        """
+        if self._is_one_group:
+            return block[None]
         heard = [
             np.resize(np.asarray(group), self.model_channels)  # a single channel is repeated
             for group in self.groups
@@ -51,8 +58,11 @@ class ChannelGroups:
     def from_model(self, stems: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return ``(stems, clip_channels, frames)`` of ``(groups, stems, model_channels, frames)``.
 
-        What a mono channel became on both sides is averaged.
+        What a mono channel became on both sides is averaged. It may share the stems' memory.
         """
+        if self._is_one_group:
+            only: NDArray[np.float32] = stems[0]
+            return only
         _, stem_count, _, frames = stems.shape
         clip = np.empty((stem_count, self.clip_channels, frames), np.float32)
         for index, group in enumerate(self.groups):

@@ -13,47 +13,29 @@ held at any time is a few segments, whatever the clip's length.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bridge.audio.resample import Resampler
 from bridge.audio.source import AudioSource
-from bridge.errors import JobError
 from bridge.separator.channels import ChannelGroups
-from bridge.separator.overlap_add import overlap_add, plan_segments
+from bridge.separator.model import StemModel
+from bridge.separator.overlap_add import overlap_add
+from bridge.separator.plan import plan_segments
 
 # As in the public Demucs package: keeps silence from being divided by nothing.
 _LEAST_DEVIATION = 1e-8
+# What is handed on at a time: a processor's cache holds it and what is made of it.
+_BLOCK_FRAMES = 32_768
 
 Progress = Callable[[int, int], None]
 """Called with segments done and segments in all; what it raises ends the separation."""
-
-
-class StemModel(Protocol):
-    """What the separator asks of a model."""
-
-    stems: tuple[str, ...]
-    sample_rate_hz: int
-    audio_channels: int
-    segment_frames: int
-
-    def valid_frames(self, frames: int) -> int:
-        """Return the least input length of at least ``frames`` that the network takes."""
-        ...
-
-    def separate_segment(self, mixture: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return ``(batch, stems, channels, frames)`` of ``(batch, channels, frames)``."""
-        ...
-
-    def workers(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
-        """Return a pool of ``count`` threads that share the processor between them."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -82,28 +64,11 @@ class SeparatedBlock(NamedTuple):
     """The same stretch of time of the mixture and of its stems.
 
     ``mixture`` is float32 ``(channels, frames)`` as read, ``stems`` is float32
-    ``(stems, channels, frames)`` in the order of the model's ``stems``.
+    ``(stems, channels, frames)`` in the order in which they were asked for.
     """
 
     mixture: NDArray[np.float32]
     stems: NDArray[np.float32]
-
-
-def choose_stems(wanted: Sequence[str] | None, model: StemModel) -> tuple[str, ...]:
-    """Return the stems to deliver, in the model's order; all of them for None.
-
-    Raises
-    ------
-    JobError
-        The model does not know one of them.
-    """
-    if wanted is None:
-        return model.stems
-    unknown = [stem for stem in wanted if stem not in model.stems]
-    if unknown or not wanted:
-        known = ", ".join(model.stems)
-        raise JobError(f"no stem is called '{', '.join(unknown)}'; this model has {known}")
-    return tuple(stem for stem in model.stems if stem in wanted)
 
 
 def separate(
@@ -111,6 +76,8 @@ def separate(
     model: StemModel,
     options: SeparationOptions,
     progress: Progress | None = None,
+    *,
+    stems: Sequence[int] | None = None,
 ) -> Iterator[SeparatedBlock]:
     """Yield a clip and its stems in consecutive blocks, together exactly ``source.frames``.
 
@@ -126,28 +93,35 @@ def separate(
         How to separate.
     progress
         Told of every segment.
+    stems
+        Wanted stems, as indices into the model's; None for all. Only these are computed, and
+        they are what they are among all.
     """
+    wanted = tuple(range(len(model.stems)) if stems is None else stems)
     groups = ChannelGroups(source.channels, model.audio_channels)
     level = _measure(_at_model_rate(source.blocks(), source, model, groups))
     if level.silent:
         if progress is not None:
             progress(1, 1)
         for mixture in source.blocks():
-            yield SeparatedBlock(mixture, np.zeros((len(model.stems), *mixture.shape), np.float32))
+            yield SeparatedBlock(mixture, np.zeros((len(wanted), *mixture.shape), np.float32))
         return
     plan = plan_segments(
         max(1, level.frames),
-        segment_frames=model.segment_frames,
+        model.members,
         overlap=options.overlap,
         shifts=options.shifts,
         sample_rate_hz=model.sample_rate_hz,
         seed=options.seed,
-        valid_frames=model.valid_frames,
+        stems=wanted,
     )
 
     def on_segment(done: int) -> None:
         if progress is not None:
             progress(done, len(plan.segments))
+
+    def separate_segment(member: int, heard: NDArray[np.float32]) -> NDArray[np.float32]:
+        return model.members[member].separate_segment(heard, plan.member_stems(member))
 
     mixtures = _Queue()
     heard = _at_model_rate(mixtures.fill(source.blocks()), source, model, groups)
@@ -156,17 +130,26 @@ def separate(
         separated = overlap_add(
             (level.normalize(block) for block in heard),
             plan,
-            model.separate_segment,
+            separate_segment,
             on_segment=on_segment,
             pool=pool,
             in_flight=options.jobs,
         )
-        stems_at_model_rate = (groups.from_model(level.restore(block)) for block in separated)
+        stems_at_model_rate = (
+            groups.from_model(level.restore(block))
+            for segment in separated
+            for block in _split(segment)
+        )
         try:
-            for stems in _at_source_rate(stems_at_model_rate, source, model):
-                yield SeparatedBlock(mixtures.take(stems.shape[-1]), stems)
+            for block in _at_source_rate(stems_at_model_rate, source, model, len(wanted)):
+                yield SeparatedBlock(mixtures.take(block.shape[-1]), block)
         finally:
             separated.close()  # type: ignore[attr-defined]  # a generator
+
+
+def _split(block: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, block.shape[-1], _BLOCK_FRAMES):
+        yield block[..., start : start + _BLOCK_FRAMES]
 
 
 def _at_model_rate(
@@ -183,13 +166,13 @@ def _at_model_rate(
 
 
 def _at_source_rate(
-    blocks: Iterator[NDArray[np.float32]], source: AudioSource, model: StemModel
+    blocks: Iterator[NDArray[np.float32]], source: AudioSource, model: StemModel, stem_count: int
 ) -> Iterator[NDArray[np.float32]]:
     """Yield ``(stems, channels, frames)`` at the source's rate, ``source.frames`` in all.
 
     Two conversions may round a frame up or down at the very end, nowhere else.
     """
-    stem_count, channels = len(model.stems), source.channels
+    channels = source.channels
     resampler = Resampler(model.sample_rate_hz, source.sample_rate_hz, stem_count * channels)
     missing_frames = source.frames
 
@@ -215,11 +198,14 @@ class _Level:
     silent: bool
 
     def normalize(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        return (block - self.mean) / (self.deviation + np.float32(_LEAST_DEVIATION))
+        normalized = block - self.mean
+        normalized /= self.deviation + np.float32(_LEAST_DEVIATION)
+        return normalized
 
     def restore(self, stems: NDArray[np.float32]) -> NDArray[np.float32]:
-        deviation = self.deviation + np.float32(_LEAST_DEVIATION)
-        return stems * deviation[:, None] + self.mean[:, None]
+        restored = stems * (self.deviation[:, None] + np.float32(_LEAST_DEVIATION))
+        restored += self.mean[:, None]
+        return restored
 
 
 def _measure(blocks: Iterator[NDArray[np.float32]]) -> _Level:
@@ -232,9 +218,13 @@ def _measure(blocks: Iterator[NDArray[np.float32]]) -> _Level:
         if not block_frames:
             continue
         silent = silent and not block.any()
-        mono = block.mean(1, dtype=np.float64)  # (groups, frames)
+        mono = block[:, 0].astype(np.float64)  # (groups, frames)
+        for channel in range(1, block.shape[1]):
+            mono += block[:, channel]
+        mono /= block.shape[1]
         block_mean = mono.mean(-1)
-        block_squares = ((mono - block_mean[:, None]) ** 2).sum(-1)
+        mono -= block_mean[:, None]
+        block_squares = np.einsum("gf,gf->g", mono, mono)
         # Chan, Golub and LeVeque: parts' variances add without loss of precision.
         total = frames + block_frames
         apart = block_mean - mean
@@ -255,7 +245,7 @@ class _Queue:
     """What was read of the mixture and waits for its stems."""
 
     def __init__(self) -> None:
-        self._blocks: list[NDArray[np.float32]] = []
+        self._blocks: deque[NDArray[np.float32]] = deque()
 
     def fill(self, blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         """Pass blocks on and keep them."""
@@ -264,7 +254,14 @@ class _Queue:
             yield block
 
     def take(self, frames: int) -> NDArray[np.float32]:
-        """Return the next ``frames`` of them."""
-        kept = np.concatenate(self._blocks, axis=-1)
-        self._blocks = [kept[:, frames:]]
-        return kept[:, :frames]
+        """Return the next ``frames`` of them; there are that many."""
+        parts = []
+        while True:
+            block = self._blocks.popleft()
+            part, rest = block[:, :frames], block[:, frames:]
+            frames -= part.shape[1]
+            if part.size or not frames:
+                parts.append(part)
+            if not frames:
+                self._blocks.appendleft(rest)
+                return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)

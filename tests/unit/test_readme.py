@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from bridge.cli.parser import build_parser
+from bridge.separator.presets import PRESETS
 from models.registry import find
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,25 @@ def test_formats() -> None:
     choices = options_of(commands()["separate"])["--format"].choices
     assert choices is not None
     assert all(f"`{choice}`" in README for choice in choices)
+
+
+def test_presets() -> None:
+    rows = table("preset of `--quality`")
+    told = {cells[0].strip("`"): (int(cells[2]), *map(float, cells[3:])) for cells in rows}
+    assert told == {
+        preset.name: (preset.shifts, preset.overlap, round(preset.relative_cost, 2))
+        for preset in PRESETS.values()
+    }
+
+
+def test_actions_of_models() -> None:
+    (action,) = (
+        action
+        for action in commands()["models"]._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    told = [cells[0].strip("`").split()[0] for cells in table("action of `stembridge models`")]
+    assert told == list(action.choices)
 
 
 def test_scores_are_the_cards() -> None:

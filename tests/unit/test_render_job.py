@@ -113,6 +113,18 @@ def test_in_place_and_undo(session_folder: Path, render: Render, stembridge: Com
     assert after == before
 
 
+def test_the_accompaniment_gets_a_track(session_folder: Path, render: Render) -> None:
+    options = ("--track", "Mix", "--in-place", "--range", "3:5")
+    result = render(session_folder, *options, "--stems", "vocals,accompaniment")
+    assert result["tracks"] == ["Mix – vocals", "Mix – accompaniment"]
+    assert result["residual"] is None
+    audio = clip_audio(sessions.read(EXAMPLE))[:, 3 * 48000 - POSITION_FRAMES :][:, : 2 * 48000]
+    parts = [soundfile.read(stem["path"], dtype="float64")[0].T for stem in result["stems"]]
+    np.testing.assert_allclose(sum(parts), audio, atol=1e-6)
+    session = sessions.read(session_folder)
+    assert len({session.track(name).color for name in result["tracks"]}) == 2
+
+
 def test_a_range_leaves_the_rest_of_the_clip_audible(session_folder: Path, render: Render) -> None:
     result = render(session_folder, "--region", "Song.1", "--in-place", "--range", "5..6")
     session = sessions.read(session_folder)

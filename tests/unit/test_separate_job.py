@@ -135,6 +135,40 @@ def test_without_residual(separate: Separate, clip: Path, tmp_path: Path) -> Non
     assert len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.parametrize("options", [(), ("--no-residual",), ("--format", "wav-int24")])
+def test_the_accompaniment_is_the_clip_without_the_other_stems(
+    separate: Separate, clip: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    result = separate(clip, tmp_path, "--stems", "accompaniment,vocals", *options)
+    assert [stem["name"] for stem in result["stems"]] == ["vocals", "accompaniment"]
+    assert result["residual"] is None
+    assert len(list(tmp_path.iterdir())) == 2
+    parts = [read(stem["path"]) for stem in result["stems"]]
+    error = 2**-23 if "--format" in options else 1e-7
+    assert np.abs(sum(parts) - read(clip)).max() <= error
+    assert np.abs(parts[1]).max() > 0.1
+
+
+def test_wanted_stems_are_those_of_the_full_run(
+    separate: Separate, clip: Path, tmp_path: Path
+) -> None:
+    whole = separate(clip, tmp_path / "whole", "--shifts", 1)
+    some = separate(clip, tmp_path / "some", "--shifts", 1, "--stems", "vocals,accompaniment")
+    whole_vocals = next(stem for stem in whole["stems"] if stem["name"] == "vocals")
+    np.testing.assert_allclose(
+        read(some["stems"][0]["path"]), read(whole_vocals["path"]), atol=1e-6
+    )
+
+
+def test_the_preset_is_taken_unless_told_otherwise(
+    stembridge: Command, clip: Path, tmp_path: Path
+) -> None:
+    options = ("--quality", "preview", "--range", "0:1", "--stems", "vocals", "--json")
+    done = stembridge("separate", clip, "-o", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"] == "stembridge-small"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -144,6 +178,9 @@ def test_without_residual(separate: Separate, clip: Path, tmp_path: Path) -> Non
         (("clip.wav", "--range", "5:9"), "ends after the audio"),
         (("clip.wav", "--range", "x:9"), "not a range"),
         (("clip.wav", "--stems", "flute"), "no stem is called 'flute'; this model has drums"),
+        (("clip.wav", "--stems", "accompaniment"), "for example --stems vocals,accompaniment"),
+        (("clip.wav", "--precision", "float16", "--device", "cpu"), "needs a CUDA device"),
+        (("clip.wav", "--quality", "superb"), "invalid choice: 'superb'"),
         (("clip.wav", "--model", "nothing"), "no model 'nothing'"),
         (("clip.wav", "--device", "cuda:7"), "cuda:7"),
         (("clip.wav", "--shifts", "-1"), "is not a count"),
