@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 RUN    := $(VENV)/.runtime-installed
 DEV    := $(VENV)/.tests-installed
 
-.PHONY: help setup demo test check format benchmark clean
+.PHONY: help setup demo test check format benchmark bench clean
 
 help:
 	@echo "make demo       separate the example session's clip and render its stems as new tracks"
@@ -13,6 +13,7 @@ help:
 	@echo "make check      format, lint, types, import contracts"
 	@echo "make format     let ruff format and mend what it can"
 	@echo "make benchmark  speed and memory of the main job on this machine"
+	@echo "make bench      the same beside the public Demucs package, as ratios (half an hour)"
 	@echo "make clean      remove what make made"
 
 setup: $(RUN)
@@ -49,6 +50,9 @@ test: check
 
 benchmark: $(DEV)
 	$(BIN)/python -P examples/benchmark.py
+
+bench: $(DEV)
+	$(BIN)/python -P examples/compare.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) demo-output build dist

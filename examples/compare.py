@@ -14,7 +14,6 @@ import io
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -47,6 +46,18 @@ VERSION_2 = {
     "normalize": False,
     "segment": 10,
 }
+
+
+# A process counts as its own the memory of the one that started it: so a small one starts it.
+_WATCH = """
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+wall, usage = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+sys.stderr.buffer.write(done.stderr)
+print(json.dumps([wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+sys.exit(done.returncode)
+"""
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(SUBJECTS))
     parser.add_argument("--seconds", type=float, default=60, help="of the clip (default: 60)")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each (default: 1)")
-    parser.add_argument("--engine", help="of ours; see 'stembridge separate --help'")
     parser.add_argument("--their-jobs", default="0", help="of theirs (default: 0, its default)")
     parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
@@ -172,23 +182,18 @@ def _our_command(
     command = [sys.executable, "-P", "-m", "bridge.cli", "separate", str(clip), "--no-residual"]
     command += ["--model", str(models / f"{name}.yaml"), "--device", "cpu", "--shifts", "0"]
     command += ["--stems", subject.stem] if subject.stem else []
-    command += ["--engine", options.engine] if options.engine else []
     return [*command, "--overlap", "0.25", "-o", str(models / "ours")]
 
 
 def _run(command: Sequence[str]) -> Run:
     """Run a command to its end; what the system says it took."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall_seconds = time.perf_counter() - started
-    if status != 0:
-        print_json({"command": list(command), "stderr": errors.decode(errors="replace")[-2000:]})
+    watched = [sys.executable, "-c", _WATCH, *command]
+    done = subprocess.run(watched, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print_json({"command": list(command), "stderr": done.stderr[-2000:]})
         raise SystemExit(1)
-    peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Run(wall_seconds, usage.ru_utime + usage.ru_stime, peak_bytes)
+    wall_seconds, cpu_seconds, peak = json.loads(done.stdout)
+    return Run(wall_seconds, cpu_seconds, peak * (1 if sys.platform == "darwin" else 1024))
 
 
 def _difference(models: Path, name: str, subject: Subject) -> float:
@@ -253,5 +258,4 @@ def _cpu_capability() -> str:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     main()

@@ -14,7 +14,7 @@ import platform
 __all__ = ["keep_freed_memory"]
 
 # Of glibc's malloc.h.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 KEPT_BYTES = 2**31 - 1  # the most that an int can tell
 TOP_PAD_BYTES = 1 << 26
 
@@ -32,6 +32,10 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_TOP_PAD, TOP_PAD_BYTES))
+    settings = (
+        (M_MMAP_THRESHOLD, 1 << 25),
+        (M_TRIM_THRESHOLD, KEPT_BYTES),
+        (M_TOP_PAD, TOP_PAD_BYTES),
+    )
     accepted = [mallopt(name, value) == 1 for name, value in settings]
     return all(accepted)

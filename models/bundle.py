@@ -215,7 +215,10 @@ def check_member(bag: BagCard, card: ModelCard, path: Path) -> None:
 
 def _on_device(member: Member, device: str) -> Member:
     try:
+        # Accelerators are given whole weights: only processors widen them layer by layer.
         member.network.to(device)
+        if device != "cpu":
+            member.network.float()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"the device {device!r} cannot be used: {reason}; try cpu") from None

@@ -28,6 +28,7 @@ from models.htdemucs import HTDemucs, HTDemucsConfig
 from models.hybrid import DecoderLayer, EncoderLayer
 from models.spectral import SpectralConfig, SpectralUNet
 from models.tensor_files import MAX_HEADER_BYTES, TensorFile, is_finite, write_tensors
+from models.widening import may_stay_half
 
 __all__ = [
     "ARCHITECTURES",
@@ -121,12 +122,13 @@ def network_from_state(config: Config, state: Mapping[str, Tensor]) -> Network:
         Of the network.
     state : mapping of str to Tensor
         All of the network's weights, as :func:`expected_shapes` names and shapes them. float32
-        tensors become the network's own without a copy; others are converted one by one.
+        tensors become the network's own without a copy; others are converted one by one, but for
+        large ones that their layers widen themselves (:mod:`models.widening`).
 
     Returns
     -------
     Network
-        float32, on the processor, in evaluation mode.
+        On the processor, in evaluation mode; it computes in float32.
 
     Raises
     ------
@@ -135,8 +137,12 @@ def network_from_state(config: Config, state: Mapping[str, Tensor]) -> Network:
     """
     network = _unfilled(config)
     # Not strict: counters, which are not stored, matter to training only. The names were compared.
+    as_stored = may_stay_half(network)
     network.load_state_dict(
-        {name: tensor.float().contiguous() for name, tensor in state.items()},
+        {
+            name: (tensor if name in as_stored else tensor.float()).contiguous()
+            for name, tensor in state.items()
+        },
         strict=False,
         assign=True,
     )

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from models.lstm import BLSTM
 from models.rows import hop_conv, on_rows
+from models.stretches import stretches
 
 __all__ = ["DConv", "LayerScale", "LocalState"]
 
@@ -150,44 +151,59 @@ class DConv(nn.Module):
             self.layers.append(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, channels, steps) to the same shape."""
+        """Map (batch, channels, steps) to the same shape.
+
+        On a processor, where nobody wants gradients, the input is overwritten.
+        """
         layers: Iterable[Any] = self.layers
         for layer in layers:
             narrow, norm1, activation, *middle, widen, norm2, glu, scale = layer
-            if on_rows(x):
-                y = hop_conv(x, narrow.weight, narrow.bias, narrow.dilation[0])
-            else:
-                y = narrow(x)
+            y = _narrow(x, narrow) if on_rows(x) else narrow(x)
             y = activation(norm1(y))  # (batch, channels / compress, steps)
             for module in middle:
                 y = module(y)
             if on_rows(x) and isinstance(norm2, nn.GroupNorm):
-                x = x + F.glu(_widen_normalized(y, widen, norm2, scale.scale), dim=1)
+                _add_widened(x, y, widen, norm2, scale.scale)
             else:
                 x = torch.addcmul(x, glu(norm2(widen(y))), scale.scale[:, None])
         return x
 
 
-def _widen_normalized(y: Tensor, widen: nn.Conv1d, norm: nn.GroupNorm, scale: Tensor) -> Tensor:
-    """Give ``norm(widen(y))``, and the half that a GLU lets through times `scale`.
+def _narrow(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """Apply a branch's first convolution in stretches: (batch, few, steps)."""
+    dilation, bias = conv.dilation[0], cast("Tensor", conv.bias)
+    batch, _, steps = x.shape
+    few = conv.out_channels
+    y = x.new_empty(batch, few, steps)
+    for start, stop in stretches(steps, 3 * batch * few):
+        first, last = max(start - dilation, 0), min(stop + dilation, steps)
+        heard = hop_conv(x[..., first:last], conv.weight, bias, dilation)
+        y[..., start:stop] = heard[..., start - first : stop - first]
+    return y
+
+
+def _add_widened(x: Tensor, y: Tensor, widen: nn.Conv1d, norm: nn.GroupNorm, scale: Tensor) -> None:
+    """Add ``scale * glu(norm(widen(y)))`` to `x`, in stretches.
 
     Mean and variance of the many channels follow from those of the few they are made of, so the
-    normalisation is part of the weights, for each item of the batch its own, and the many
-    channels are written once. (batch, few, steps) becomes (batch, many, steps).
+    normalisation becomes part of the weights, for each item of the batch its own; and so does the
+    scale. `y` is (batch, few, steps), `x` (batch, channels, steps).
     """
     batch, few, steps = y.shape
     weight, bias = widen.weight[..., 0], cast("Tensor", widen.bias)  # (many, few), (many,)
     mean_few = y.mean(dim=-1)  # (batch, few)
-    apart = y - mean_few[..., None]
-    covariance = torch.bmm(apart, apart.transpose(1, 2)) / steps  # (batch, few, few)
+    y = y - mean_few[..., None]
+    covariance = torch.bmm(y, y.transpose(1, 2)) / steps  # (batch, few, few)
     means = torch.addmm(bias, mean_few, weight.t())  # (batch, many)
     mean = means.mean(dim=-1, keepdim=True)  # (batch, 1)
     within = (covariance * (weight.t() @ weight)).sum(dim=(1, 2)) / len(weight)
     between = (means - mean).square().mean(dim=-1)
     rate = torch.rsqrt(within + between + norm.eps)[:, None]  # (batch, 1)
-    gain = norm.weight * torch.cat([scale, torch.ones_like(scale)])  # (many,)
-    offset = norm.bias * torch.cat([scale, torch.ones_like(scale)])
+    gain = torch.cat([scale, torch.ones_like(scale)])  # (many,): the GLU's gates are not scaled
     combined = y.new_empty(batch, len(weight), few + 1)
-    torch.mul(weight * gain[:, None], rate[..., None], out=combined[..., :few])
-    combined[..., few] = (bias - mean) * rate * gain + offset
-    return torch.bmm(combined, torch.cat([y, y.new_ones(batch, 1, steps)], dim=1))
+    combined[..., :few] = weight * (gain * norm.weight)[:, None] * rate[..., None]
+    combined[..., few] = gain * ((means - mean) * rate * norm.weight + norm.bias)
+    for start, stop in stretches(steps, batch * len(weight)):
+        ones = y.new_ones(batch, 1, stop - start)
+        wide = torch.bmm(combined, torch.cat([y[..., start:stop], ones], dim=1))
+        x[..., start:stop] += F.glu(wide, dim=1)

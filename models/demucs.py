@@ -52,6 +52,7 @@ from models.recurrence import WIDE_CHANNELS, is_wide
 from models.resample import Resample2x
 from models.rows import on_rows
 from models.stretches import decode_in_stretches, encode_in_stretches
+from models.widening import WideningConv1d, WideningConvTranspose1d
 
 __all__ = ["Demucs", "DemucsConfig", "rename_v2_keys"]
 
@@ -239,33 +240,31 @@ class Demucs(nn.Module):
 
         padding = self.valid_length(frames) - frames
         x = F.pad(x, (padding // 2, padding - padding // 2))
-        if self.upsample is not None:
-            x = self.upsample(x)
-
-        x = self._u_net(x, stems)  # (batch, stems * channels, steps)
-        if self.downsample is not None:
-            x = self.downsample(x)
-        x = _center_trim(x, frames)
+        x = _center_trim(self._u_net(x, stems), frames)  # (batch, stems * channels, frames)
         if mean is not None and std is not None:
             x = torch.addcmul(mean, x, std)
         return x.view(batch, -1, channels, frames)
 
     def _u_net(self, x: Tensor, stems: Sequence[int] | None) -> Tensor:
-        """Run encoder, LSTM and decoder: (batch, channels, steps) to (batch, outputs, steps)."""
+        """Map (batch, channels, frames) to (batch, stems * channels, frames)."""
+        up = nn.Identity() if self.upsample is None else self.upsample
+        down = nn.Identity() if self.downsample is None else self.downsample
         if self.lstm is None or not is_wide(self.lstm.lstm, x):
+            x = up(x)
             skips = self._encode(x)
             bottom = skips[-1] if self.lstm is None else self.lstm(skips[-1])
-            return self._decode(bottom, skips, x, stems)
+            separated: Tensor = down(self._decode(bottom, skips, x, stems))
+            return separated
         # The LSTM reads all items of the batch at once, everything else one by one; the widest
         # skip is computed again rather than kept for so long.
         again = len(x) > 1 and self._goes_in_stretches(x)
-        items = x.split(1)  # type: ignore[no-untyped-call]
+        items = [up(item) for item in x.split(1)]  # type: ignore[no-untyped-call]
         kept = [self._encode(item)[1 if again else 0 :] for item in items]
         bottoms = self.lstm(torch.cat([skips[-1] for skips in kept])).split(1)
         decoded = []
         for item, bottom, skips in zip(items, bottoms, kept, strict=True):
             outer = [self._encode_outer(item)] if again else []
-            decoded.append(self._decode(bottom, [*outer, *skips], item, stems))
+            decoded.append(down(self._decode(bottom, [*outer, *skips], item, stems)))
             skips.clear()
         return torch.cat(decoded)
 
@@ -367,13 +366,15 @@ class Demucs(nn.Module):
             channels = self.config.audio_channels
             wanted = [stem * channels + channel for stem in stems for channel in range(channels)]
             weight, bias = weight[:, wanted], bias[wanted]
-        return modules[:-1], lambda y: F.conv_transpose1d(y, weight, bias, unfold.stride)
+        return modules[:-1], lambda y: F.conv_transpose1d(
+            y, weight.to(y.dtype), bias, unfold.stride
+        )
 
 
 def _encoder_layer(config: DemucsConfig, index: int, outer: int, inner: int) -> nn.Sequential:
     """Build layer `index`: from `outer` channels to `inner`, `stride` times fewer steps."""
     layer = nn.Sequential(
-        nn.Conv1d(outer, inner, config.kernel_size, config.stride),
+        WideningConv1d(outer, inner, config.kernel_size, config.stride),
         _norm(config, index, inner),
         _activation(config),
     )
@@ -391,7 +392,7 @@ def _decoder_layer(config: DemucsConfig, index: int, inner: int, outer: int) -> 
         layer.extend(_rewrite(config, index, inner, context=config.context))
     if config.dconv_mode & 2:
         layer.append(_branches(config, index, inner))
-    layer.append(nn.ConvTranspose1d(inner, outer, config.kernel_size, config.stride))
+    layer.append(WideningConvTranspose1d(inner, outer, config.kernel_size, config.stride))
     if index > 0:
         layer.extend([_norm(config, index, outer), _activation(config)])
     return layer
@@ -401,7 +402,7 @@ def _rewrite(config: DemucsConfig, index: int, channels: int, *, context: int) -
     """Build the second convolution of a layer, which sees `context` frames on each side."""
     widened = 2 * channels if config.glu else channels
     return [
-        nn.Conv1d(channels, widened, 2 * context + 1, padding=context),
+        WideningConv1d(channels, widened, 2 * context + 1, padding=context),
         _norm(config, index, widened),
         nn.GLU(dim=1) if config.glu else nn.ReLU(),
     ]

@@ -33,6 +33,7 @@ from models.rows import (
     plane_conv,
     pointwise_conv,
 )
+from models.stretches import decode_in_stretches, encode_in_stretches, gather_in_stretches
 
 __all__ = ["DecoderLayer", "EncoderLayer", "ScaledEmbedding", "SplitDecoder", "SplitEncoder"]
 
@@ -118,6 +119,8 @@ class EncoderLayer(nn.Module):
         if not self.freq:
             if x.dim() == 4:
                 x = x.flatten(1, 2)  # (batch, channels, steps)
+            if self._goes_in_stretches(x) and inject is None:
+                return self._encode_in_stretches(x)
             if surplus := x.shape[-1] % self.stride:
                 x = F.pad(x, (0, self.stride - surplus))
         x = self.conv(x)
@@ -146,6 +149,33 @@ class EncoderLayer(nn.Module):
             and isinstance(self.norm1, nn.Identity)
             and (self.rewrite is None or set(self.rewrite.kernel_size) == {1})
         )
+
+    def _goes_in_stretches(self, x: Tensor) -> bool:
+        """Whether nothing in a waveform's layer looks far, but for its residual branches."""
+        return (
+            on_rows(x)
+            and not self.empty
+            and isinstance(self.norm1, nn.Identity)
+            and (self.rewrite is None or set(self.rewrite.kernel_size) == {1})
+        )
+
+    def _encode_in_stretches(self, x: Tensor) -> Tensor:
+        """Encode (batch, channels, steps), filled up with zeros as far as the stride asks for."""
+        conv, padding = self.conv, int(self.conv.padding[0])
+        x = encode_in_stretches(
+            lambda heard: F.gelu(F.conv1d(heard, conv.weight, conv.bias, conv.stride)),
+            F.pad(x, (0, -x.shape[-1] % self.stride)) if x.shape[-1] % self.stride else x,
+            kernel_size=conv.kernel_size[0],
+            stride=self.stride,
+            channels=conv.out_channels,
+            padding=padding,
+        )
+        if self.dconv is not None:
+            x = self.dconv(x)
+        if self.rewrite is None:
+            return x
+        rewrite = self.rewrite
+        return gather_in_stretches(lambda y: F.glu(rewrite(y), dim=1), x, None, context=0)
 
     def _encode_rows(self, x: Tensor) -> Tensor:
         """Encode one spectrogram, (bins, channels, columns), a few rows at a time."""
@@ -231,9 +261,14 @@ class DecoderLayer(nn.Module):
         tuple of Tensor
             The output, and what it was before the transposed convolution if that has one bin.
         """
-        if skip is not None and self._goes_by_rows(x):
-            pairs = zip(x.transpose(1, 2), skip.transpose(1, 2), strict=True)
+        if self._goes_by_rows(x):
+            items = x.transpose(1, 2).contiguous()
+            skips = [None] * len(items) if skip is None else skip.transpose(1, 2)
+            pairs = zip(items, skips, strict=True)
             return _stack([self._decode_rows(*pair, outputs) for pair in pairs]), None
+        if self._goes_in_stretches(x):
+            x = self._decode_in_stretches(x, skip, outputs)
+            return x[..., self.padding : self.padding + length], None
         before = self.gather(x, skip)
         x = self.unfold(before, outputs)
         if self.padding and self.freq:
@@ -264,7 +299,48 @@ class DecoderLayer(nn.Module):
             and isinstance(self.norm2, nn.Identity)
         )
 
-    def _decode_rows(self, x: Tensor, skip: Tensor, outputs: Sequence[int] | None) -> Tensor:
+    def _goes_in_stretches(self, x: Tensor) -> bool:
+        """Whether nothing in a waveform's layer looks far, but for its residual branches."""
+        return (
+            not self.freq
+            and on_rows(x)
+            and not self.empty
+            and self.rewrite is not None
+            and self.conv_tr.kernel_size[0] == 2 * self.conv_tr.stride[0]
+            and isinstance(self.norm2, nn.Identity)
+        )
+
+    def _decode_in_stretches(
+        self, x: Tensor, skip: Tensor | None, outputs: Sequence[int] | None
+    ) -> Tensor:
+        """Decode (batch, channels, steps), uncut."""
+        rewrite = cast("nn.Conv1d", self.rewrite)
+        context, stride = rewrite.kernel_size[0] // 2, self.conv_tr.stride[0]
+
+        def gather(y: Tensor) -> Tensor:
+            return F.glu(rewrite(y), dim=1)
+
+        def unfold(y: Tensor) -> Tensor:
+            y = self.unfold(y, outputs)
+            return y if self.last else F.gelu(y)
+
+        channels = self.conv_tr.out_channels if outputs is None else len(outputs)
+        if self.dconv is not None:
+            x = self.dconv(gather_in_stretches(gather, x, skip, context=context))
+            return decode_in_stretches(
+                lambda y: y, unfold, x, None, context=0, stride=stride, channels=channels
+            )
+        return decode_in_stretches(
+            gather,
+            unfold,
+            x,
+            None if skip is None else lambda start, stop: skip[..., start:stop],
+            context=context,
+            stride=stride,
+            channels=channels,
+        )
+
+    def _decode_rows(self, x: Tensor, skip: Tensor | None, outputs: Sequence[int] | None) -> Tensor:
         """Decode one spectrogram, (bins, channels, columns), a few rows at a time."""
         bins, channels, columns = x.shape
         rewrite = cast("nn.Conv2d", self.rewrite)
@@ -281,7 +357,9 @@ class DecoderLayer(nn.Module):
             # The block with its context on all sides, which is silence outside of the spectrogram.
             y = x.new_zeros(stop - start + 2 * above, channels, columns + 2 * beside)
             inside = y[first - start + above : last - start + above, :, beside : beside + columns]
-            torch.add(x[first:last], skip[first:last], out=inside)
+            inside.copy_(x[first:last])
+            if skip is not None:
+                inside += skip[first:last]
             y = F.glu(plane_conv(y, gather_weight, gather_bias), dim=1)
             if self.dconv is not None:
                 y = self.dconv(y)

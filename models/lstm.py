@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.recurrence import is_wide, read_wide
+from models.recurrence import WIDE_CHANNELS, is_wide, read_wide
+from models.widening import WideningLinear
 
 __all__ = ["BLSTM"]
 
@@ -39,7 +40,8 @@ class BLSTM(nn.Module):
         self.max_steps = max_steps
         self.skip = skip
         self.lstm = nn.LSTM(channels, channels, num_layers=layers, bidirectional=True)
-        self.linear = nn.Linear(2 * channels, channels)
+        self.linear = WideningLinear(2 * channels, channels)
+        self.lstm.widens_weights = channels >= WIDE_CHANNELS
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, steps) to the same shape."""

@@ -27,6 +27,7 @@ def is_wide(lstm: nn.LSTM, x: Tensor) -> bool:
 
 def read_wide(lstm: nn.LSTM, x: Tensor) -> Tensor:
     """Give the same as ``lstm(x)[0]``: (steps, batch, channels) to (steps, batch, 2 * hidden)."""
+    x = x.contiguous()  # or else products are made step by step
     for layer in range(lstm.num_layers):
         forth = _read_direction(lstm, f"l{layer}", x, backwards=False)
         back = _read_direction(lstm, f"l{layer}_reverse", x, backwards=True)
@@ -36,12 +37,12 @@ def read_wide(lstm: nn.LSTM, x: Tensor) -> Tensor:
 
 def _read_direction(lstm: nn.LSTM, name: str, x: Tensor, *, backwards: bool) -> Tensor:
     """Run one direction of one layer: (steps, batch, channels) to (steps, batch, hidden)."""
-    weights = [getattr(lstm, f"{kind}_{name}") for kind in ("weight_ih", "weight_hh")]
-    bias = getattr(lstm, f"bias_ih_{name}") + getattr(lstm, f"bias_hh_{name}")
-    steps, batch, _ = x.shape
+    bias = sum(getattr(lstm, f"bias_{kind}_{name}").to(x.dtype) for kind in ("ih", "hh"))
+    steps, batch, _ = x.shape  # heard: (steps, batch, 4 * hidden)
     hidden = lstm.hidden_size
-    heard = F.linear(x, weights[0], bias)  # (steps, batch, 4 * hidden)
-    recur = _product_with(weights[1], batch)
+    # Weights may be in half precision (models.widening); one at a time is widened.
+    heard = F.linear(x, getattr(lstm, f"weight_ih_{name}").to(x.dtype), bias)
+    recur = _product_with(getattr(lstm, f"weight_hh_{name}").to(x.dtype), batch)
     state, cell = x.new_zeros(batch, hidden), x.new_zeros(batch, hidden)
     states = x.new_empty(steps, batch, hidden)
     for step in range(steps - 1, -1, -1) if backwards else range(steps):

@@ -38,10 +38,12 @@ class Resample2x(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Resample (batch, channels, frames); half a frame too much is dropped."""
-        batch, channels, frames = x.shape
-        x = F.pad(
-            x.reshape(-1, 1, frames), (self.width, self.width + self.stride), mode="replicate"
-        )
-        y = F.conv1d(x, self.kernel, stride=self.stride)  # (batch * channels, phases, steps)
-        y = y.transpose(1, 2).reshape(batch, channels, -1)
+        return torch.cat([self._resample(item) for item in x.unbind()])  # one by one, for memory
+
+    def _resample(self, x: Tensor) -> Tensor:
+        """Resample (channels, frames) to (1, channels, frames)."""
+        channels, frames = x.shape
+        x = F.pad(x[:, None], (self.width, self.width + self.stride), mode="replicate")
+        y = F.conv1d(x, self.kernel, stride=self.stride)  # (channels, phases, steps)
+        y = y.transpose(1, 2).reshape(1, channels, -1)
         return y[..., : frames * self.kernel.shape[0] // self.stride]

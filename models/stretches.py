@@ -10,16 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["decode_in_stretches", "encode_in_stretches"]
+__all__ = ["decode_in_stretches", "encode_in_stretches", "gather_in_stretches", "stretches"]
 
 CACHE_BYTES = 1 << 22  # of the widest activation between input and output
 
 
 def encode_in_stretches(
-    layer: Callable[[Tensor], Tensor], x: Tensor, kernel_size: int, stride: int, channels: int
+    layer: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    kernel_size: int,
+    stride: int,
+    channels: int,
+    padding: int = 0,
 ) -> Tensor:
-    """Apply a layer that opens with an unpadded strided convolution, step by step after it.
+    """Apply a layer that opens with a strided convolution, step by step after it.
 
     Parameters
     ----------
@@ -28,23 +35,50 @@ def encode_in_stretches(
     x : Tensor
         (batch, channels in, steps).
     kernel_size, stride : int
-        Of the convolution that it opens with.
+        Of the convolution that it opens with, which itself pads nothing.
     channels : int
         Of the output; in between there may be twice as many.
+    padding : int
+        Steps of silence to put on each side of `x`.
     """
     batch, _, steps = x.shape
-    encoded = x.new_empty(batch, channels, (steps - kernel_size) // stride + 1)
-    for start, stop in _stretches(encoded.shape[-1], 2 * batch * channels):
-        heard = x[..., start * stride : (stop - 1) * stride + kernel_size]
+    count = (steps + 2 * padding - kernel_size) // stride + 1
+    encoded = x.new_empty(batch, channels, count)
+    for start, stop in stretches(count, 2 * batch * channels):
+        first = start * stride - padding
+        last = (stop - 1) * stride - padding + kernel_size
+        heard = x[..., max(first, 0) : last]
+        if first < 0 or last > steps:
+            heard = F.pad(heard, (max(0, -first), max(0, last - steps)))
         encoded[..., start:stop] = layer(heard)
     return encoded
+
+
+def gather_in_stretches(
+    layer: Callable[[Tensor], Tensor], x: Tensor, skip: Tensor | None, *, context: int
+) -> Tensor:
+    """Apply a layer that keeps shape, and sees `context` steps on either side, to ``x + skip``.
+
+    Beyond the ends there is silence. (batch, channels, steps) becomes the same; without context
+    and without a skip, `x` itself is overwritten.
+    """
+    batch, channels, steps = x.shape
+    in_place = context == 0 and skip is None
+    gathered = x if in_place else x.new_empty(batch, channels, steps)
+    for start, stop in stretches(steps, 2 * batch * channels):
+        first, last = max(start - context, 0), min(stop + context, steps)
+        heard = x[..., first:last]
+        if skip is not None:
+            heard = heard + skip[..., first:last]
+        gathered[..., start:stop] = layer(heard)[..., start - first : stop - first]
+    return gathered
 
 
 def decode_in_stretches(
     gather: Callable[[Tensor], Tensor],
     unfold: Callable[[Tensor], Tensor],
     x: Tensor,
-    skip: Callable[[int, int], Tensor],
+    skip: Callable[[int, int], Tensor] | None,
     *,
     context: int,
     stride: int,
@@ -62,23 +96,26 @@ def decode_in_stretches(
         (steps + 1) * stride).
     x : Tensor
         (batch, channels in, steps).
-    skip : callable
+    skip : callable, optional
         Gives steps `start` to `stop` of what is added to `x`.
     """
     batch, width, steps = x.shape
     decoded = x.new_empty(batch, channels, (steps + 1) * stride)
-    for start, stop in _stretches(steps, 2 * batch * width):
+    for start, stop in stretches(steps, 2 * batch * width):
         # One step earlier, because the kernel of the step before reaches into this stretch.
         before = max(start - 1, 0)
         first, last = max(before - context, 0), min(stop + context, steps)
-        y = gather(x[..., first:last] + skip(first, last))[..., before - first : stop - first]
+        y = x[..., first:last]
+        if skip is not None:
+            y = y + skip(first, last)
+        y = gather(y)[..., before - first : stop - first]
         y = unfold(y)[..., (start - before) * stride :]
         end = stop * stride if stop < steps else decoded.shape[-1]
         decoded[..., start * stride : end] = y[..., : end - start * stride]
     return decoded
 
 
-def _stretches(steps: int, values: int) -> Iterator[tuple[int, int]]:
+def stretches(steps: int, values: int) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of stretches, with `values` numbers at each step, that fit the cache."""
     length = max(64, CACHE_BYTES // (4 * values))
     for start in range(0, steps, length):

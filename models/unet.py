@@ -231,6 +231,7 @@ class HybridUNet(nn.Module):
         # The channels of a stem: complex numbers take two each.
         self.audio_channels = config.audio_channels
         self.parts = config.audio_channels * (2 if config.cac else 1)
+        self.stem_count = len(config.sources)
         self.cac = config.cac
         self.wiener_iters, self.wiener_residual = config.wiener_iters, config.wiener_residual
         outer, outer_time = self.parts, self.audio_channels
@@ -286,11 +287,19 @@ class HybridUNet(nn.Module):
         x, xt, skips = self._encode(x, xt)
         x, xt = self._decode(*self.bottom(x, xt), skips, stems)
 
-        x = torch.addcmul(mean, x, std)  # (batch, stems * parts, bins, columns)
-        estimates = self._spectra(x.to(spectrum.device), spectrum, stems)
-        audio = self.spectrogram.inverse(estimates, frames).to(mixture.device)
+        count = self.stem_count if stems is None else len(stems)
+        audio = mixture.new_empty(batch, count, channels, frames)
+        # Where stems do not depend on each other, one after the other: half the memory is here.
+        groups = count if self.cac else 1
+        for group, part in enumerate(x.chunk(groups, dim=1)):
+            heard = torch.addcmul(mean, part, std).to(spectrum.device)
+            spectra = self._spectra(heard, spectrum, stems)  # (batch, stems, channels, bins, ...)
+            at = slice(group * count // groups, (group + 1) * count // groups)
+            audio[:, at] = self.spectrogram.inverse(spectra, frames).to(mixture.device)
         if xt is not None and mean_t is not None and std_t is not None:
-            audio += torch.addcmul(mean_t, xt, std_t).view(batch, -1, channels, frames)
+            parts = xt.view(batch, count, channels, frames).unbind(1)
+            for stem, part in enumerate(parts):
+                audio[:, stem] += torch.addcmul(mean_t, part, std_t)
         return audio
 
     def bottom(self, x: Tensor, xt: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
@@ -314,7 +323,7 @@ class HybridUNet(nn.Module):
                     inject = xt
             x = encode(x, inject)  # (batch, channels * growth^i, bins / stride^(i+1), columns)
             if index == 0 and self.freq_emb is not None:
-                x = x + self.freq_emb(self.freq_emb_weight)
+                x += self.freq_emb(self.freq_emb_weight)
             skip_t = xt if branches and inject is None else None
             skips.append(Skip(x, length, skip_t, length_t))
         return x, xt, skips
@@ -336,14 +345,19 @@ class HybridUNet(nn.Module):
                 if self.cac or not needs_all_stems(self.wiener_iters):
                     outputs = _channels(stems, self.parts)
                 outputs_t = _channels(stems, self.audio_channels)
-            x, before = decode(*_from_below(x, skip.x), skip.length, outputs)
+            skipped, length, skipped_t, length_t = skip
+            del skip  # and with it the only other reference to what is used up now
+            pair = _from_below(x, skipped)
+            del skipped
+            x, before = decode(*pair, length, outputs)
+            del pair
             if index < alone:
                 continue
             tdecode = self.tdecoder[index - alone]
-            if skip.xt is None:  # the branches part
-                xt, _ = tdecode(before[:, :, 0], None, skip.length_t, outputs_t)
+            if skipped_t is None:  # the branches part
+                xt, _ = tdecode(before[:, :, 0], None, length_t, outputs_t)
             else:
-                xt, _ = tdecode(*_from_below(xt, skip.xt), skip.length_t, outputs_t)
+                xt, _ = tdecode(*_from_below(xt, skipped_t), length_t, outputs_t)
         return x, xt
 
     def _features(self, spectrum: Tensor) -> Tensor:
@@ -438,8 +452,17 @@ def _decoder(
 
 
 def _from_below(y: Tensor | None, skip: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Give a decoder layer its skip alone where nothing comes from below."""
-    return (skip, None) if y is None else (y, skip)
+    """Give a decoder layer its skip alone where nothing comes from below.
+
+    Where nobody wants gradients the two are added at once, so that the skip's memory is free.
+    """
+    if y is None:
+        return skip, None
+    if torch.is_grad_enabled():
+        return y, skip
+    if y.dim() < skip.dim():
+        y = y[:, :, None]  # (batch, channels, 1, columns)
+    return y.add_(skip), None
 
 
 def _channels(stems: Sequence[int], per_stem: int) -> list[int]:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from models import recurrence, stretches
+from models import lstm, recurrence, stretches, widening
+from models.checkpoints import network_from_state
 from models.demucs import Demucs, DemucsConfig, rename_v2_keys
 from models.resample import Resample2x
 
@@ -356,4 +357,23 @@ def test_a_wide_lstm_reads_a_batch_at_once(
         expected = reference(mixture)
         got = network(mixture, stems)
     expected = expected if stems is None else expected[:, stems]
+    assert float((got - expected).abs().max() / expected.abs().max()) <= 1e-5
+
+
+def test_weights_in_half_precision_are_widened_where_they_are_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stored in half precision, in half the memory: what the reference makes of the numbers."""
+    monkeypatch.setattr(recurrence, "WIDE_CHANNELS", 1)
+    monkeypatch.setattr(lstm, "WIDE_CHANNELS", 1)
+    monkeypatch.setattr(widening, "LEAST_VALUES", 100)
+    reference, _ = pair(SMALL)
+    state = {name: tensor.half() for name, tensor in reference.state_dict().items()}
+    reference.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    network = network_from_state(SMALL, state)
+    held = {name for name, tensor in network.named_parameters() if tensor.dtype == torch.float16}
+    assert {"encoder.2.3.weight", "decoder.0.3.weight", "lstm.lstm.weight_hh_l1"} <= held
+    mixture = 0.3 * torch.randn(2, 2, 9000, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        expected, got = reference(mixture), network(mixture)
     assert float((got - expected).abs().max() / expected.abs().max()) <= 1e-5

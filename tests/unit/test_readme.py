@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from pathlib import Path
 
@@ -76,6 +77,22 @@ def test_formats() -> None:
     choices = options_of(commands()["separate"])["--format"].choices
     assert choices is not None
     assert all(f"`{choice}`" in README for choice in choices)
+
+
+def test_performance_is_what_was_measured() -> None:
+    measured = json.loads((ROOT / "examples" / "compare.json").read_text())
+    told = {cells[0]: cells[1:] for cells in table("60 s of stereo")}
+    assert told == {
+        row["model"]: [
+            f"{row['wall']:.2f}",
+            f"{row['cpu']:.2f}",
+            f"{row['memory']:.2f}",
+            f"{row['difference']:.0e}",
+        ]
+        for row in measured["rows"]
+    }
+    assert measured["date"] in README
+    assert measured["seconds"] == 60
 
 
 def test_presets() -> None:
