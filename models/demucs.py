@@ -309,16 +309,16 @@ class Demucs(nn.Module):
     ) -> Tensor:
         """Undo :meth:`_encode`, whose skips these are, of `x`; uses the skips up."""
         y, skips = below, list(skips)
-        *inner, outer, outermost = self.decoder
-        if not self._goes_in_stretches(x):
-            for decode in (*inner, outer):
-                y = decode(y + _center_trim(skips.pop(), y.shape[-1]))
-            gather, unfold = self._split_last(outermost, stems)
-            return unfold(gather(y + _center_trim(skips.pop(), y.shape[-1])))
-        for decode in inner:
+        layers = list(self.decoder)
+        stretched = OUTER_LAYERS if self._goes_in_stretches(x) else 1
+        for decode in layers[:-stretched]:
             y = decode(y + _center_trim(skips.pop(), y.shape[-1]))
-        y = self._decode_outer(y, _center_trim(skips.pop(), y.shape[-1]))
-        return self._decode_outermost(y, x, stems)
+        skip = _center_trim(skips.pop(), y.shape[-1])
+        if stretched == OUTER_LAYERS:
+            y = self._decode_outer(y, skip)
+            return self._decode_outermost(y, x, stems)
+        gather, unfold = self._split_last(layers[-1], stems)
+        return unfold(gather(y + skip))
 
     def _decode_outer(self, y: Tensor, skip: Tensor) -> Tensor:
         """Undo the encoder's second layer in stretches."""

@@ -36,6 +36,9 @@ LONG = replace(VERSION_3, depth=2, dconv_lstm=0, dconv_attn=1, resample=False)
 # name: (config, frames); odd frame counts, so that padding and trimming are seen.
 PARITY_CASES = {
     "plain": (SMALL, 20_001),
+    "one layer": (replace(SMALL, depth=1), 5_001),
+    "two layers": (replace(SMALL, depth=2), 5_001),
+    "three layers": (replace(SMALL, depth=3), 5_001),
     "resample": (replace(SMALL, resample=True, normalize=True), 20_003),
     "context 3, mono, normalized": (
         replace(SMALL, context=3, audio_channels=1, normalize=True, sources=("a", "b")),
