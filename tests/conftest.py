@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 
+# Whoever starts the tests in the background makes them, and the commands that they start, deaf to
+# Ctrl-C, which some of them are about.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @dataclass(frozen=True)
 class CommandResult:
