@@ -106,6 +106,7 @@ def download(
         return
     kept = part.stat().st_size if part.is_file() else 0
     told = f"; {kept / 1e6:.1f} MB are kept, and the next try goes on from there" if kept else ""
+    told += "; check the connection, or name another address in STEMBRIDGE_MIRRORS"
     raise FetchError(
         f"cannot get {destination.name}: {'; '.join(reasons) or 'there is no address'}{told}"
     )

@@ -169,6 +169,7 @@ def test_fetch_refusals(stembridge: Command, files: Files, monkeypatch: pytest.M
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
     assert line.startswith("stembridge: cannot get abcd1234-")
+    assert "STEMBRIDGE_MIRRORS" in line  # what to do
     assert "it answered 404" in line
     assert "127.0.0.1:1: Connection refused" in line
 
